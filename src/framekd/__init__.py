@@ -1,0 +1,1 @@
+"""Effective pre-training of audio transformers for sound event detection."""
