@@ -1,0 +1,149 @@
+"""The configuration: one source of truth for defaults, schema, YAML and documentation.
+
+The defaults of these models *are* the paper (Schmid et al., ICASSP 2025); ``config/config.yaml``, the JSON schema and
+``docs/configuration.md`` are generated from them (see :mod:`framekd.configdocs`) and a test keeps them equal. Every
+other configuration file states only its differences.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from framekd.config.base import Block, field, merge
+from framekd.config.data import AudioSet, Download, Miniature
+from framekd.config.downstream import Downstream, Task
+from framekd.config.errors import UserError, explain
+from framekd.config.recipe import Augment, Recipe
+from framekd.config.stages import (
+    MODELS,
+    SETTINGS,
+    Evaluation,
+    External,
+    Resources,
+    Setting,
+    Step1,
+    Step2,
+    Student,
+    Teacher,
+    default_resources,
+)
+
+__all__ = [
+    "MODELS",
+    "AudioSet",
+    "Augment",
+    "Block",
+    "Config",
+    "Download",
+    "Downstream",
+    "Evaluation",
+    "External",
+    "Miniature",
+    "Recipe",
+    "Resources",
+    "Setting",
+    "Step1",
+    "Step2",
+    "Student",
+    "Task",
+    "Teacher",
+    "UserError",
+    "load",
+    "load_files",
+    "merge",
+]
+
+
+class Config(Block):
+    """The whole configuration."""
+
+    results_dir: str = field("results", "where results are written")
+    data_dir: str = field("data", "where audio and labels are kept")
+    models: list[str] = field(list(MODELS), "architectures")
+    seeds: list[int] = field([1, 2, 3], "seeds of each experiment (Sec. 3.4)")
+    seeds_per_job: int = field(1, "seeds trained one after the other in one job", ge=1)
+    sizes: dict[str, dict[str, Any]] = field(
+        {}, "per model, sizes that differ from the paper's (`all` is for every model)"
+    )
+    audioset: AudioSet = field(AudioSet, "AudioSet's labels and audio")
+    step1: Step1 = field(Step1, "Step 1: external checkpoints")
+    step2: Step2 = field(Step2, "Step 2: AudioSet Weak")
+    teacher: Teacher = field(Teacher, "Step 3: teachers")
+    student: Student = field(Student, "Step 3: students")
+    settings: dict[str, dict[str, Any]] = field(SETTINGS, "rows of Table I, each as its difference from `proposed`")
+    evaluation: Evaluation = field(Evaluation, "scoring")
+    downstream: Downstream = field(Downstream, "Table II")
+    miniature: Miniature | None = field(None, "the embedded miniature instead of AudioSet; null is the real data")
+    resources: dict[str, Resources] = Field(default_factory=default_resources, description="resources per stage")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        for name in self.step2.train:
+            if name not in MODELS and name not in self.models:
+                raise ValueError(f"step2.train names {name!r}, which is none of {', '.join(self.models)}")
+        for name in self.models:
+            if name not in self.step2.train and name not in self.step2.external:
+                raise ValueError(f"step2: {name} is neither in step2.train nor in step2.external")
+        for name in self.settings:
+            self.setting(name)
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError("seeds must be different numbers, at least one; write seeds: [1, 2, 3]")
+        if self.downstream.full_setting not in self.settings:
+            raise ValueError(
+                f"downstream.full_setting {self.downstream.full_setting!r} is none of {list(self.settings)}"
+            )
+        return self
+
+    def setting(self, name: str) -> Setting:
+        """Setting `name` of Table I: the base blocks with its differences laid over."""
+        if name not in self.settings:
+            raise UserError(f"settings has no {name!r}; it has {', '.join(self.settings)}")
+        base = {"start": "step2", "teacher": self.teacher.model_dump(), "student": self.student.model_dump()}
+        try:
+            return Setting.model_validate(merge(base, self.settings[name]))
+        except ValidationError as error:
+            raise UserError(explain(error, Setting, prefix=("settings", name))) from None
+
+    def teachers_of(self, name: str) -> str | None:
+        """The first setting that has the same teachers as `name`: equal teachers are trained once."""
+        wanted = self.setting(name)
+        if wanted.teacher is None:
+            return None
+        for other in sorted(self.settings, key=lambda n: (n != "proposed", n.startswith("without_kd"))):
+            found = self.setting(other)
+            if found.teacher == wanted.teacher and found.start == wanted.start:
+                return other
+        raise AssertionError("a setting has its own teachers")
+
+    def model_sizes(self, model: str) -> dict[str, Any]:
+        """Sizes of `model` that differ from the paper's."""
+        return {**self.sizes.get("all", {}), **self.sizes.get(model, {})}
+
+
+def load(values: dict[str, Any], *, source: str = "configuration") -> Config:
+    """Check `values` (as YAML gives them) and fill in the paper's numbers; mistakes are a :class:`UserError`."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: " + explain(error, Config)) from None
+
+
+def load_files(*paths: str | Path) -> Config:
+    """The configuration of `paths`, later files laid over earlier ones."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise UserError(f"{path}: no such configuration file")
+        try:
+            read = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: not YAML: {str(error).splitlines()[-1].strip()}") from None
+        if not isinstance(read, dict):
+            raise UserError(f"{path}: expected keys and values, such as `seeds: [1, 2, 3]`")
+        values = merge(values, read)
+    return load(values, source=", ".join(map(str, paths)))

@@ -1,0 +1,66 @@
+"""Where audio and labels come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from framekd.config.base import Block, field
+
+
+class Download(Block):
+    """Fetching what no local source has."""
+
+    enabled: bool = field(True, "fetch clips that no folder or HDF5 file has")
+    url: str = field("https://www.youtube.com/watch?v={ytid}", "page of a clip; {ytid} is its YouTube id")
+    shards: int = field(200, "jobs that the clips are spread over, by a hash of their id", ge=1, le=2000)
+    workers: int = field(2, "downloads at once within a job", ge=1, le=32)
+    sections: bool = field(True, "fetch only the needed span where the host allows it")
+    pause_seconds: float = field(3.0, "least pause of a worker between two downloads", ge=0)
+    retries: int = field(3, "attempts at a clip within one run, for errors that pass", ge=1)
+    timeout_seconds: float = field(30.0, "longest silence of a connection", gt=0)
+    max_rate_limits: int = field(3, "rate-limit answers in a row after which a job stops", ge=1)
+    cookies: str | None = field(None, "path of a cookies file of your own (its content is never logged)")
+    proxy: str | None = field(None, "proxy address")
+
+
+class AudioSet(Block):
+    """AudioSet's labels and audio."""
+
+    labels_url: dict[str, str] = field(
+        {
+            "balanced_train": "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/balanced_train_segments.csv",
+            "unbalanced_train": "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/unbalanced_train_segments.csv",
+            "eval": "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/eval_segments.csv",
+            "class_labels": "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/class_labels_indices.csv",
+            "train_strong": "http://storage.googleapis.com/us_audioset/youtube_corpus/strong/audioset_train_strong.tsv",
+            "eval_strong": "http://storage.googleapis.com/us_audioset/youtube_corpus/strong/audioset_eval_strong.tsv",
+            "mid_to_display_name": "http://storage.googleapis.com/us_audioset/youtube_corpus/strong/mid_to_display_name.tsv",
+        },
+        "addresses of the published label files",
+    )
+    labels_dir: str | None = field(None, "folder with local copies of the label files; null fetches them")
+    folders: list[str] = field([], "folders of audio that are looked through before any download")
+    hdf5: list[str] = field([], "HDF5 files of mp3 bytes (PaSST's layout) that are looked through before any download")
+    expected_classes: tuple[int, int, int] | None = field(
+        (447, 416, 407), "strong classes of train, eval and both (Sec. 3.1); null is whatever the files have"
+    )
+    weak_splits: list[str] = field(["balanced_train", "unbalanced_train"], "weak splits that Step 2 trains on")
+    weak: bool = field(True, "acquire AudioSet Weak too; false when no Step 2 is trained here")
+    encoding: Literal["pcm", "flac"] = field("pcm", "audio in the store: 16-bit PCM (fastest) or FLAC (half the size)")
+    min_clips: int = field(1, "fewest clips a split must have before anything is trained on it", ge=1)
+    download: Download = field(Download, "downloading")
+
+
+class Miniature(Block):
+    """The embedded data set that stands in for AudioSet and the downstream sets in the demo."""
+
+    seed: int = field(0, "seed of the scenes")
+    strong_train: int = field(240, "training clips with strong labels", ge=20)
+    weak_only_train: int = field(120, "further training clips with weak labels only", ge=0)
+    eval: int = field(100, "evaluation clips", ge=20)
+    missing: float = field(0.02, "share of clips whose media are gone", ge=0, le=0.5)
+    broken: float = field(0.01, "share of clips whose media are damaged", ge=0, le=0.5)
+    desed: dict[str, int] = field({"weak": 60, "synthetic": 100, "validation": 60}, "clips of the miniature DESED")
+    dcase16_files: int = field(10, "120-second files of the miniature DCASE 2016 Task 2", ge=5)
+    maestro_files: int = field(9, "120-second files of the miniature MAESTRO", ge=3)
+    maestro_folds: int = field(3, "folds of the miniature MAESTRO", ge=3)

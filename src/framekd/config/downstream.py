@@ -1,0 +1,79 @@
+"""The downstream tasks of Table II."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from framekd.config.base import Block, field
+from framekd.config.recipe import Recipe
+
+
+class Task(Block):
+    """A downstream task of Table II."""
+
+    data: str = field("", "folder of the task's data")
+    seeds: list[int] = field([1, 2, 3, 4], "seeds (MAESTRO: ignored, one run a fold)")
+    head: Literal["linear", "attention"] = field("linear", "head on top of the frozen or fine-tuned transformer")
+    median_seconds: float = field(0.25, "median filter of the post-processing", ge=0)
+    min_seconds: float = field(0.125, "shortest event that is kept", ge=0)
+    frozen: Recipe = field(Recipe, "training of the head alone")
+    finetune: Recipe = field(Recipe, "training of everything")
+
+
+def _task(data: str, frozen: dict, finetune: dict, **values: Any) -> Any:
+    return lambda: Task(data=data, frozen=Recipe(**frozen), finetune=Recipe(**finetune), **values)
+
+
+_DESED = dict(epochs=100, epoch_clips=10_000, batch_size=256, warmup_steps=195, precision="bf16")
+_DC16 = dict(epochs=300, epoch_clips=516, batch_size=256, warmup_steps=100)
+_MAESTRO = dict(epochs=50, epoch_clips=5_400, batch_size=256, warmup_steps=100)
+
+
+class Downstream(Block):
+    """Table II: three tasks, frozen and fine-tuned, from three checkpoints (Sec. 4)."""
+
+    checkpoints: list[Literal["step1", "step2", "full"]] = field(
+        ["step1", "step2", "full"], "checkpoints to start from"
+    )
+    modes: list[Literal["frozen", "finetune"]] = field(["frozen", "finetune"], "ways to train")
+    full_setting: str = field("proposed", "setting of Table I whose first seed is the `full` checkpoint")
+    DESED: Task = Field(
+        default_factory=_task(
+            "data/desed",
+            _DESED | dict(learning_rate=1e-3),
+            _DESED | dict(learning_rate=1e-4, layer_decay=0.5),
+            head="attention",
+            median_seconds=0.28,
+            min_seconds=0.0,
+        ),
+        description="DESED: PSDS1 with variance penalty, 10 classes",
+    )
+    DC16_T2: Task = Field(
+        default_factory=_task(
+            "data/dcase2016_task2",
+            _DC16 | dict(epochs=500, learning_rate=0.2),
+            _DC16
+            | dict(
+                learning_rate=1.06e-4,
+                optimiser="adamw",
+                weight_decay=1e-3,
+                augment=dict(mixup=0.5, wavmix=0.5, wavmix_alpha=0.2),
+            ),
+        ),
+        alias="DC16-T2",
+        description="DCASE 2016 Task 2: onset F-measure at 50 ms, 11 classes",
+    )
+    MAESTRO: Task = Field(
+        default_factory=_task(
+            "data/maestro",
+            _MAESTRO | dict(learning_rate=1e-3),
+            _MAESTRO | dict(learning_rate=1e-4),
+            seeds=[1],
+            median_seconds=0.15,
+            min_seconds=0.05,
+        ),
+        description="MAESTRO 5h: onset F-measure at 50 ms, 88 pitches, mean over 5 folds",
+    )
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)

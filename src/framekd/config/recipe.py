@@ -1,0 +1,132 @@
+"""A training recipe, and the four that the paper uses."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from framekd.config.base import Block, Probability, field
+from framekd.config.errors import UserError
+
+
+class Augment(Block):
+    """Augmentation of one training recipe; the default is none of it."""
+
+    wavmix: float = field(0.0, "probability, per clip, of mixing in another clip's waveform", **Probability)
+    wavmix_alpha: float = field(2.0, "Beta(a, a) of the waveform mixing weight", gt=0)
+    frame_shift: float = field(0.0, "standard deviation of the circular time shift, as a share of the clip", ge=0, le=1)
+    mixup: float = field(0.0, "probability, per batch, of mixup of log-mels and labels", **Probability)
+    mixup_alpha: float = field(0.2, "Beta(a, a) of the mixup weight", gt=0)
+    mixstyle: float = field(0.0, "probability, per batch, of Freq-MixStyle", **Probability)
+    mixstyle_alpha: float = field(0.4, "Beta(a, a) of the Freq-MixStyle weight", gt=0)
+    filter: float = field(0.0, "probability, per batch, of filter augmentation", **Probability)
+    filter_db: float = field(6.0, "filter augmentation: gains between -this and +this dB", ge=0)
+    filter_bands: tuple[int, int] = field((3, 5), "filter augmentation: least and most bands")
+    filter_min_bins: int = field(6, "filter augmentation: least width of a band in mel bins", ge=1)
+    freq_warp: float = field(
+        0.0, "probability, per batch, of frequency warping (random resize and crop)", **Probability
+    )
+    freq_warp_min: float = field(0.6, "frequency warping: smallest share of the bins that is kept", gt=0, le=1)
+    time_mask: float = field(0.0, "longest masked share of the clip; 0 is off", ge=0, lt=1)
+
+
+class Recipe(Block):
+    """One training: data order, augmentation, loss, optimiser and schedule."""
+
+    epochs: int = field(30, "passes of epoch_clips draws", ge=1)
+    epoch_clips: int = field(100_000, "clips drawn per epoch", ge=1)
+    batch_size: int = field(256, "clips per step, over all devices", ge=1)
+    learning_rate: float | dict[str, float] = field(1e-4, "peak learning rate; one number, or one per model")
+    optimiser: Literal["adam", "adamw", "sgd"] = field("adam", "optimiser")
+    betas: tuple[float, float] = field((0.9, 0.999), "Adam's betas")
+    momentum: float = field(0.9, "SGD's momentum", ge=0, lt=1)
+    weight_decay: float = field(0.0, "weight decay (AdamW: on tensors of two or more dimensions)", ge=0)
+    layer_decay: float = field(1.0, "factor on the learning rate per layer, from the top down", gt=0, le=1)
+    schedule: Literal["cosine", "exp_linear"] = field(
+        "cosine", "shape of the learning rate after warm-up: cosine to 0, or EfficientAT's exponential-flat-linear"
+    )
+    warmup_steps: int = field(5_000, "steps of linear warm-up", ge=0)
+    min_learning_rate: float = field(0.0, "where the cosine ends", ge=0)
+    clip_gradient: float | None = field(None, "largest gradient norm; null is no clipping")
+    sampler: Literal["uniform", "balanced"] = field("uniform", "how clips are drawn: all alike, or rare classes more")
+    sampler_offset: float = field(30.0, "balanced sampling: weight of a class is 1000 / (offset + its count)", ge=0)
+    replacement: bool = field(True, "balanced sampling draws with replacement (without, nothing is balanced)")
+    distillation_weight: float = field(0.0, "share of the loss on the ensemble's soft labels", **Probability)
+    head_init: Literal["default", "normal"] = field(
+        "default", "new heads: PyTorch's default, or N(0, 0.01) with bias 0"
+    )
+    random_crop: bool = field(True, "clips longer than 10 s are cut at random in training, labels moved with the cut")
+    precision: Literal["bf16", "fp16", "fp32"] = field(
+        "bf16", "arithmetic of forward and backward on a GPU (fp32 on a CPU)"
+    )
+    compile: bool = field(False, "torch.compile the model")
+    accumulate: int = field(1, "parts that a batch is cut into to fit the memory", ge=1)
+    select: Literal["last", "best_loss"] = field(
+        "last", "which weights are kept: the last, or of the lowest validation loss"
+    )
+    validation_share: float = field(0.0, "share of the training clips kept for the validation loss", ge=0, lt=1)
+    validate_epochs: int = field(5, "epochs between validations", ge=1)
+    patience: int | None = field(None, "validations without a better loss until training stops; null is never")
+    augment: Augment = field(Augment, "augmentation")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        if self.select == "best_loss" and self.validation_share == 0:
+            raise ValueError("select: best_loss needs validation clips; write validation_share: 0.05")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts")
+        return self
+
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.epochs * -(-self.epoch_clips // self.batch_size)
+
+    def rate(self, model: str) -> float:
+        """Peak learning rate of `model`."""
+        if isinstance(self.learning_rate, dict):
+            if model not in self.learning_rate:
+                raise UserError(f"learning_rate has no value for {model}; write learning_rate: {{{model}: 1.0e-4}}")
+            return self.learning_rate[model]
+        return self.learning_rate
+
+
+def recipe_of(**values: Any) -> Any:
+    """A default recipe that differs from the general one in `values`."""
+    return lambda: Recipe(**values)
+
+
+WEAK = dict(
+    epochs=130,
+    epoch_clips=100_000,
+    batch_size=256,
+    learning_rate=2e-5,
+    optimiser="adamw",
+    weight_decay=1e-4,
+    sampler="balanced",
+    sampler_offset=100.0,
+    replacement=False,
+    augment=dict(mixup=1.0, mixup_alpha=0.3, wavmix=0.5),
+)
+TEACHER = dict(
+    epochs=30,
+    sampler="balanced",
+    augment=dict(wavmix=1.0, frame_shift=0.125, mixup=0.3, mixstyle=0.3, filter=0.8, freq_warp=0.8),
+)
+STUDENT = dict(epochs=120, distillation_weight=0.9, augment=dict(mixup=0.3, wavmix=0.5))
+LI_ET_AL = dict(
+    epochs=100,
+    optimiser="sgd",
+    learning_rate=0.5,
+    momentum=0.9,
+    clip_gradient=3.0,
+    warmup_steps=1_955,
+    min_learning_rate=1e-6,
+    head_init="normal",
+    distillation_weight=0.0,
+    validation_share=0.05,
+    validate_epochs=1,
+    select="best_loss",
+    patience=10,
+    augment=dict(mixup=0.0, wavmix=0.0),
+)

@@ -1,0 +1,120 @@
+"""The stages of the paper: Step 1, Step 2, teachers, students, scoring, and the settings of Table I."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from framekd.config.base import Block, field
+from framekd.config.recipe import LI_ET_AL, STUDENT, TEACHER, WEAK, Recipe, recipe_of
+
+MODELS = ("ATST-F", "BEATs", "fPaSST", "M2D", "ASiT")
+"""The five architectures of the paper, in the order of its tables."""
+
+
+class External(Block):
+    """A published checkpoint."""
+
+    url: str = field("", "address")
+    sha256: str | None = field(None, "expected SHA-256; null records what came")
+
+
+_RELEASES = "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1/"
+_RELEASE_NAMES = {"ATST-F": "ATST-F", "BEATs": "BEATs", "fPaSST": "fpasst", "M2D": "M2D", "ASiT": "ASIT"}
+
+
+def _external(step: str) -> Any:
+    return lambda: {m: External(url=f"{_RELEASES}{_RELEASE_NAMES[m]}_{step}.pt") for m in MODELS}
+
+
+class Step1(Block):
+    """Checkpoints that the pipeline starts from (Sec. 2, Step 1)."""
+
+    source: Literal["external", "seed"] = field("external", "published checkpoints, or weights drawn from a seed")
+    seed: int = field(0, "seed of the weights, for source: seed")
+    external: dict[str, External] = Field(default_factory=_external("ssl"), description="published Step 1 checkpoints")
+
+
+class Step2(Block):
+    """Training on AudioSet Weak (Sec. 2, Step 2)."""
+
+    train: list[str] = field(
+        ["fPaSST", "ASiT"], "models trained here; the others take published weak checkpoints (Sec. 3.2)"
+    )
+    external: dict[str, External] = Field(default_factory=_external("weak"), description="published Step 2 checkpoints")
+    seed: int = field(0, "seed of the training")
+    recipe: Recipe = Field(default_factory=recipe_of(**WEAK), description="training on clip labels")
+
+
+class Teacher(Block):
+    """Step 3, first half: the ensemble's members."""
+
+    sequence_model: Literal["bigru"] | None = field("bigru", "recurrent layers on top of the transformer; null is none")
+    recipe: Recipe = Field(default_factory=recipe_of(**TEACHER), description="training of the teachers")
+
+
+class Student(Block):
+    """Step 3, second half: one transformer distilled from the ensemble."""
+
+    recipe: Recipe = Field(default_factory=recipe_of(**STUDENT), description="training of the students")
+
+
+class Evaluation(Block):
+    """Scoring on AudioSet Strong's evaluation clips (Sec. 3.3)."""
+
+    median_seconds: float = field(0.48, "length of the median filter", ge=0)
+    batch_size: int = field(256, "clips per forward pass", ge=1)
+    alpha: float = field(0.05, "significance level of the ASO tests", gt=0, lt=1)
+    comparisons: int = field(5, "comparisons that the level is corrected for (Bonferroni)", ge=1)
+    epsilon: float = field(0.2, "largest eps_min that counts as significant", gt=0, le=0.5)
+
+
+class Resources(Block):
+    """What a job of one stage asks for; the cluster profile hands it on."""
+
+    threads: int = field(1, "CPU cores", ge=1)
+    mem_mb: int = field(4_000, "memory in MB", ge=100)
+    runtime: int = field(60, "wall time in minutes", ge=1)
+    gpu: int = field(0, "GPUs", ge=0)
+
+
+def default_resources() -> dict[str, Resources]:
+    gpu = dict(threads=12, gpu=1)
+    return {
+        "labels": Resources(),
+        "acquire": Resources(threads=2, mem_mb=4_000, runtime=2_880),
+        "step1": Resources(mem_mb=8_000, runtime=60),
+        "step2": Resources(**gpu, mem_mb=96_000, runtime=5_760),
+        "teacher": Resources(**gpu, mem_mb=64_000, runtime=1_440),
+        "ensemble": Resources(**gpu, mem_mb=64_000, runtime=720),
+        "student": Resources(**gpu, mem_mb=64_000, runtime=2_880),
+        "evaluate": Resources(**gpu, mem_mb=64_000, runtime=240),
+        "downstream": Resources(**gpu, mem_mb=64_000, runtime=720),
+        "table": Resources(mem_mb=8_000, runtime=30),
+    }
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "li_et_al": {"start": "step1", "teacher": None, "student": {"recipe": LI_ET_AL}},
+    "proposed": {},
+    "without_kd": {"teacher": {"sequence_model": None}, "student": None},
+    "without_rnn": {"teacher": {"sequence_model": None}},
+    "without_step2": {"start": "step1"},
+}
+
+
+class Setting(Block):
+    """One row of Table I, resolved: where it starts, which teachers, which students."""
+
+    start: Literal["step1", "step2"] = field("step2", "checkpoint that teachers and students start from")
+    teacher: Teacher | None = field(Teacher, "the teachers; null is none")
+    student: Student | None = field(Student, "the students; null scores the teachers themselves")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Setting:
+        if self.student is None and self.teacher is None:
+            raise ValueError("has neither teacher nor student, so nothing to score")
+        if self.student and self.student.recipe.distillation_weight > 0 and self.teacher is None:
+            raise ValueError("distils without teachers; write student: {recipe: {distillation_weight: 0.0}}")
+        return self
