@@ -1,0 +1,115 @@
+"""Events on the frame grid: merging, targets, activity and the weights of balanced sampling (Sec. 3.1, 3.3).
+
+Frames are 40 ms (25 a second). An event covers the frames from the one its onset falls into up to the one its offset
+falls into, half open: frame = floor(25 onset) … ceil(25 offset) - 1, so that an event of 1 ms marks one frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FRAME_RATE = 25
+"""Label frames per second."""
+CLIP_FRAMES = 250
+"""Label frames of a 10-s clip."""
+_NOISE = 1e-6  # frames; decimal milliseconds times 25 carry float noise: 0.28 s is frame 7 exactly, not 7.000000000000001
+
+
+@dataclass(frozen=True, order=True)
+class Event:
+    """One event: seconds within the clip and a class (an index, or a name)."""
+
+    onset: float
+    offset: float
+    label: int | str
+
+
+def merge_events(
+    clip: np.ndarray, label: np.ndarray, onset: np.ndarray, offset: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Merge overlapping or touching events of one class in one clip, as columns; sorted by (clip, label, onset).
+
+    Events are merged while a previous offset is not before the next onset.
+    """
+    if len(clip) == 0:
+        return clip, label, onset, offset
+    order = np.lexsort((offset, onset, label, clip))
+    clip, label, onset, offset = clip[order], label[order], onset[order], offset[order]
+    fresh = np.ones(len(clip), bool)
+    fresh[1:] = (clip[1:] != clip[:-1]) | (label[1:] != label[:-1])
+    # Latest offset so far within the group: a running maximum of ranks (exact, unlike shifted floats).
+    values, rank = np.unique(offset, return_inverse=True)
+    lift = (np.cumsum(fresh) - 1) * len(values)
+    latest = values[np.maximum.accumulate(rank.reshape(-1) + lift) - lift]
+    fresh[1:] |= latest[:-1] < onset[1:]
+    first = np.flatnonzero(fresh)
+    last = np.append(first[1:], len(clip)) - 1
+    return clip[first], label[first], onset[first], latest[last]
+
+
+def frame_span(
+    onset: np.ndarray, offset: np.ndarray, *, n_frames: int | None = CLIP_FRAMES, frame_rate: float = FRAME_RATE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Half-open frame spans (int32) of events in seconds, clipped to 0 … `n_frames` (None: not clipped above)."""
+    begin = np.floor(np.asarray(onset, np.float64) * frame_rate + _NOISE)
+    end = np.ceil(np.asarray(offset, np.float64) * frame_rate - _NOISE)
+    top = np.inf if n_frames is None else n_frames
+    return np.clip(begin, 0, top).astype(np.int32), np.clip(end, 0, top).astype(np.int32)
+
+
+def frame_targets(
+    label: np.ndarray, begin: np.ndarray, end: np.ndarray, n_classes: int, n_frames: int = CLIP_FRAMES
+) -> np.ndarray:
+    """Targets [classes, frames] float32, 1 where an event of the class is active, of one clip's frame spans."""
+    targets = np.zeros((n_classes, n_frames), np.float32)
+    for row, a, b in zip(label.tolist(), begin.tolist(), end.tolist()):
+        targets[row, a:b] = 1
+    return targets
+
+
+def active_frames(
+    clip: np.ndarray, label: np.ndarray, begin: np.ndarray, end: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Active frames per clip and class, overlaps counted once: columns (clip, label, frames), sorted."""
+    clip, label, begin, end = merge_events(clip, label, begin, end)
+    if len(clip) == 0:
+        return clip, label, np.zeros(0, np.int64)
+    fresh = np.ones(len(clip), bool)
+    fresh[1:] = (clip[1:] != clip[:-1]) | (label[1:] != label[:-1])
+    first = np.flatnonzero(fresh)
+    return clip[first], label[first], np.add.reduceat(np.maximum(end - begin, 0).astype(np.int64), first)
+
+
+def active_seconds(label: np.ndarray, onset: np.ndarray, offset: np.ndarray, n_classes: int) -> np.ndarray:
+    """Seconds of (merged) events per class: float64 [classes]."""
+    return np.bincount(label, weights=offset - onset, minlength=n_classes)
+
+
+def class_weights(totals: np.ndarray, *, offset: float = 30.0, scale: float = 1000.0) -> np.ndarray:
+    """Weight of a class with N active frames (or clips) in the training set: scale / (offset + N)."""
+    return scale / (offset + np.asarray(totals, np.float64))
+
+
+def balanced_weights(
+    clip: np.ndarray,
+    label: np.ndarray,
+    amount: np.ndarray,
+    n_clips: int,
+    n_classes: int,
+    *,
+    offset: float = 30.0,
+    scale: float = 1000.0,
+) -> np.ndarray:
+    """Sampling weight of every clip: sum over its classes of amount x scale / (offset + total of the class).
+
+    Args:
+        clip, label, amount: columns; amount is active frames (strong: PretrainedSED's sampler, offset 30) or 1 per label
+            (weak: EfficientAT's, offset 100).
+    Returns:
+        [clips] float64, 0 for a clip without any class.
+    """
+    totals = np.bincount(label, weights=amount, minlength=n_classes)
+    weight = class_weights(totals, offset=offset, scale=scale)
+    return np.bincount(clip, weights=amount * weight[label], minlength=n_clips)

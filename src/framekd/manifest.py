@@ -1,0 +1,180 @@
+"""What became of every wanted clip: states, the manifest beside each shard, and coverage."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+
+from framekd.config import UserError
+
+
+class State(StrEnum):
+    """The fate of a clip, and why it is not there if it is not."""
+
+    OK = "ok"
+    GONE = "gone"  # removed, or the address does not exist
+    PRIVATE = "private"  # there, but not for us
+    GEO = "geo"  # not in this country
+    AGE = "age"  # behind an age check
+    RATE_LIMITED = "rate_limited"  # too many requests
+    BOT_CHECK = "bot_check"  # the host wants to see a person
+    NETWORK = "network"  # no or broken answer: time-outs, server errors, truncated transfers
+    CORRUPT = "corrupt"  # came whole, but is no audio that can be decoded
+    TOO_SHORT = "too_short"  # ends before the clip begins, or right after
+    MISSING = "missing"  # in no local source, and downloading is off
+    PENDING = "pending"  # not tried yet
+
+
+RETRYABLE = frozenset({State.RATE_LIMITED, State.BOT_CHECK, State.NETWORK, State.MISSING, State.PENDING})
+"""States that another run may change; the others are final for the download."""
+
+
+def retryable(state: State | str) -> bool:
+    """Whether another run should try a clip in `state` again."""
+    return State(state) in RETRYABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A wanted clip: its place in its video, the splits it belongs to and the shard that acquires it."""
+
+    clip_id: str
+    ytid: str
+    start_ms: int
+    end_ms: int
+    splits: tuple[str, ...]
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of a manifest.
+
+    Attributes:
+        state: what became of the clip.
+        reason: one line, empty for ok.
+        seconds: true duration of what is stored, from the audio; 0 unless ok.
+        sha256: of the stored samples (16-bit little endian); empty unless ok.
+        source: "youtube.com", "folder", … ; where the audio came from.
+    """
+
+    clip_id: str
+    splits: tuple[str, ...]
+    state: State
+    reason: str = ""
+    seconds: float = 0.0
+    sha256: str = ""
+    source: str = ""
+
+
+def one_line(text: object, *, limit: int = 200) -> str:
+    """`text` fit for a cell of a TSV."""
+    return " ".join(str(text).split())[:limit]
+
+
+def write_atomically(path: Path, lines: Iterable[str]) -> None:
+    """Write text lines to a file beside `path`, then put it in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(line + "\n" for line in lines)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _rows(path: Path, header: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if tuple(file.readline().rstrip("\n").split("\t")) != header:
+                raise UserError(f"{path}: line 1: expected the columns {' '.join(header)}")
+            for number, line in enumerate(file, 2):
+                row = line.rstrip("\n").split("\t")
+                if len(row) != len(header):
+                    raise UserError(f"{path}: line {number}: expected {len(header)} columns, not {len(row)}")
+                yield number, row
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+
+
+_CLIPS = tuple(field.name for field in fields(Clip))
+_ENTRIES = tuple(field.name for field in fields(Entry))
+
+
+def write_clips(path: str | Path, clips: Iterable[Clip]) -> None:
+    """Write the table of wanted clips."""
+    rows = (f"{c.clip_id}\t{c.ytid}\t{c.start_ms}\t{c.end_ms}\t{','.join(c.splits)}\t{c.shard}" for c in clips)
+    write_atomically(Path(path), _with_header(_CLIPS, rows))
+
+
+def _with_header(header: tuple[str, ...], rows: Iterable[str]) -> Iterator[str]:
+    yield "\t".join(header)
+    yield from rows
+
+
+def read_clips(path: str | Path, *, shard: int | None = None) -> list[Clip]:
+    """Read the table of wanted clips, all or those of one shard."""
+    path, wanted = Path(path), None if shard is None else str(shard)
+    splits: dict[str, tuple[str, ...]] = {}
+    out = []
+    for number, (name, ytid, start, end, where, its_shard) in _rows(path, _CLIPS):
+        if wanted is not None and its_shard != wanted:
+            continue
+        try:
+            where = splits.setdefault(where, tuple(where.split(",")))
+            out.append(Clip(name, ytid, int(start), int(end), where, int(its_shard)))
+        except ValueError:
+            raise UserError(f"{path}: line {number}: start, end and shard must be whole numbers") from None
+    return out
+
+
+def write_manifest(path: str | Path, entries: Iterable[Entry]) -> None:
+    """Write a manifest, sorted by clip id."""
+    rows = []
+    for entry in sorted(entries, key=lambda e: e.clip_id):
+        values = list(astuple(replace(entry, reason=one_line(entry.reason))))
+        values[1], values[2], values[4] = ",".join(entry.splits), entry.state.value, f"{entry.seconds:.4f}"
+        rows.append("\t".join(values))
+    write_atomically(Path(path), _with_header(_ENTRIES, rows))
+
+
+def read_manifest(path: str | Path) -> list[Entry]:
+    """Read a manifest."""
+    path = Path(path)
+    out = []
+    for number, (name, splits, state, reason, seconds, sha256, source) in _rows(path, _ENTRIES):
+        try:
+            entry = Entry(name, tuple(splits.split(",")), State(state), reason, float(seconds), sha256, source)
+        except ValueError as error:
+            raise UserError(f"{path}: line {number}: {error}") from None
+        out.append(entry)
+    return out
+
+
+def coverage(entries: Iterable[Entry]) -> dict[str, dict[str, int]]:
+    """Clips per split and state: {split: {"wanted": n, "ok": n, …}}, states without clips left out."""
+    out: dict[str, dict[str, int]] = {}
+    for entry in entries:
+        for split in entry.splits:
+            counts = out.setdefault(split, {"wanted": 0, "ok": 0})
+            counts["wanted"] += 1
+            counts[entry.state.value] = counts.get(entry.state.value, 0) + 1
+    return {split: out[split] for split in sorted(out)}
+
+
+def write_coverage(directory: str | Path, manifests: Iterable[str | Path]) -> dict[str, dict[str, int]]:
+    """Gather the shards' manifests into `directory`/coverage.tsv (split, state, clips, share) and coverage.json."""
+    counts = coverage(entry for path in manifests for entry in read_manifest(path))
+    rows = [
+        f"{split}\t{state}\t{n}\t{n / states['wanted']:.4f}"
+        for split, states in counts.items()
+        for state, n in states.items()
+    ]
+    write_atomically(Path(directory) / "coverage.tsv", ["split\tstate\tclips\tshare", *rows])
+    write_atomically(Path(directory) / "coverage.json", [json.dumps(counts, indent=1)])
+    return counts
