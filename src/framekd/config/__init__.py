@@ -1,7 +1,7 @@
 """The configuration: one source of truth for defaults, schema, YAML and documentation.
 
 The defaults of these models *are* the paper (Schmid et al., ICASSP 2025); ``config/config.yaml``, the JSON schema and
-``docs/configuration.md`` are generated from them (see :mod:`framekd.configdocs`) and a test keeps them equal. Every
+``docs/configuration.md`` are generated from them (see :mod:`framekd.generated`) and a test keeps them equal. Every
 other configuration file states only its differences.
 """
 

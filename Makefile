@@ -1,0 +1,36 @@
+# Every target sets up what it needs; PYTHON is any Python >= 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint bench docs lock
+
+help:            ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+env:             ## set up .venv (checked each time, made again if damaged)
+	@$(PYTHON) tools/env.py
+
+demo: env        ## the whole pipeline on the embedded miniature -> results/demo/
+	@$(BIN)/python tools/demo.py
+
+test: env        ## all tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: env        ## style, types, import layers, generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/snakefmt --check Snakefile workflow/rules
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+	@$(BIN)/python -m framekd.generated --check
+
+bench: env       ## benchmarks: a table of ratios each
+	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+docs: env        ## write the files that are generated from framekd.config
+	@$(BIN)/python -m framekd.generated
+
+lock: env        ## refresh requirements.lock within pyproject.toml's bounds
+	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 \
+		--no-emit-index-url --no-emit-find-links --no-annotate --no-header -o requirements.lock

@@ -1,0 +1,51 @@
+# framekd: from AudioSet to the tables of the paper. The stages are in workflow/rules, one file each;
+# the work is in src/framekd; the numbers are in config/.
+import os
+import sys
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.0")
+sys.path.insert(0, f"{workflow.basedir}/src")
+os.environ["PYTHONPATH"] = (
+    f"{workflow.basedir}/src"  # for the jobs, in whatever environment they run
+)
+
+from framekd.config import UserError, load
+from framekd.plan import VERSIONS, Plan
+
+
+configfile: "config/config.yaml"
+
+
+try:
+    plan = Plan(load(config))
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+cfg, R, D = plan.config, plan.results, plan.data
+
+
+wildcard_constraints:
+    model="|".join(cfg.models),
+    setting="|".join(cfg.settings),
+    task="|".join(plan.tasks),
+    checkpoint="step1|step2|full",
+    shard=r"\d{4}",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/teachers.smk"
+include: "workflow/rules/ensemble.smk"
+include: "workflow/rules/students.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/downstream.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        plan.results_files,

@@ -1,0 +1,33 @@
+"""The stages of the graph, one function a rule; :func:`job` is what every one of them runs in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from framekd.config import UserError
+
+
+@contextlib.contextmanager
+def job(log: str, *, threads: int) -> Iterator[None]:
+    """Run a stage: its words go to `log`, libraries keep to `threads` cores, a user's mistake is one sentence."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    with (
+        Path(log).open("w", buffering=1) as stream,
+        contextlib.redirect_stdout(stream),
+        contextlib.redirect_stderr(stream),
+    ):
+        try:
+            yield
+        except (UserError, FileNotFoundError) as error:
+            print(f"framekd: {error}", file=stream)
+            sys.exit(1)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc(file=stream)
+            raise

@@ -1,0 +1,25 @@
+# One page that shows everything: tables, curves, detections, coverage, time.
+rule report:
+    input:
+        f"{R}/table1.csv",
+        f"{R}/teachers.csv",
+        f"{R}/significance.csv",
+        f"{R}/table2.csv",
+    output:
+        f"{R}/report.html",
+    log:
+        f"{R}/logs/report.log",
+    benchmark:
+        f"{R}/benchmarks/report.tsv"
+    conda:
+        "../envs/framekd.yaml"
+    threads: plan.threads("table")
+    resources:
+        **plan.resources("table"),
+    params:
+        results=R,
+        data=D,
+        version=VERSIONS["tables"],
+        config=cfg.model_dump(mode="json", by_alias=True),
+    script:
+        "../../scripts/report.py"
