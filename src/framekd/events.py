@@ -14,7 +14,9 @@ FRAME_RATE = 25
 """Label frames per second."""
 CLIP_FRAMES = 250
 """Label frames of a 10-s clip."""
-_NOISE = 1e-6  # frames; decimal milliseconds times 25 carry float noise: 0.28 s is frame 7 exactly, not 7.000000000000001
+_NOISE = (
+    1e-6  # frames; decimal milliseconds times 25 carry float noise: 0.28 s is frame 7 exactly, not 7.000000000000001
+)
 
 
 @dataclass(frozen=True, order=True)

@@ -184,7 +184,9 @@ def read_strong(path: str | Path) -> StrongLabels:
     lines = _lines(path)
     _, header = next(lines, (1, ""))
     if tuple(header.split("\t"))[:4] != STRONG_HEADER or header.count("\t") != 3:
-        raise UserError(f"{path}: line 1: expected the tab-separated columns {' '.join(STRONG_HEADER)}, not {header[:80]!r}")
+        raise UserError(
+            f"{path}: line 1: expected the tab-separated columns {' '.join(STRONG_HEADER)}, not {header[:80]!r}"
+        )
     for number, line in lines:
         if not line:
             continue
@@ -240,7 +242,11 @@ def read_weak_segments(path: str | Path) -> WeakLabels:
         start.append(len(label))
         end_ms.append(b)
     return WeakLabels(
-        list(clips), np.array(end_ms, np.int64), list(labels.number), np.array(start, np.int64), np.array(label, np.int32)
+        list(clips),
+        np.array(end_ms, np.int64),
+        list(labels.number),
+        np.array(start, np.int64),
+        np.array(label, np.int32),
     )
 
 
@@ -317,7 +323,9 @@ def check_classes(
     if expected is None:
         return train, evaluated, common
     if tuple(expected) == PUBLISHED_COUNTS:
-        for what, derived, known in zip(("training", "evaluation", "common"), (train, evaluated, common), known_strong()):
+        for what, derived, known in zip(
+            ("training", "evaluation", "common"), (train, evaluated, common), known_strong()
+        ):
             lost, new = sorted(set(known.mids) - set(derived.mids)), sorted(set(derived.mids) - set(known.mids))
             if lost or new:
                 raise UserError(

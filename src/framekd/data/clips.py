@@ -1,0 +1,273 @@
+"""A set of clips: where their audio is, and their labels as compact columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from framekd.config import UserError
+from framekd.events import active_frames, frame_span, merge_events
+from framekd.labels import ClassList, StrongLabels, read_strong, read_weak_segments
+from framekd.store import SAMPLE_RATE, Store
+
+
+class AudioSource(Protocol):
+    """Anything that gives int16 [samples] at 16 kHz by position."""
+
+    def __getitem__(self, i: int, /) -> np.ndarray: ...
+
+
+class Arrays:
+    """Audio in memory: a list of int16 [samples] arrays."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = [np.ascontiguousarray(a) for a in arrays]
+        for i, a in enumerate(self.arrays):
+            if a.dtype != np.int16 or a.ndim != 1:
+                raise ValueError(f"audio {i}: expected int16 [samples], not {a.dtype} {list(a.shape)}")
+        self.samples = np.array([len(a) for a in self.arrays], np.int64)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.arrays[i]
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips with labels. Events of clip i are rows ``start[i]:start[i + 1]`` of the event columns, merged per class.
+
+    Attributes:
+        ids: clip ids.
+        classes: what the rows of targets mean.
+        audio: gives the samples of clip i as ``audio[rows[i]]``.
+        rows: [clips] int64.
+        samples: [clips] int64, true length.
+        start: [clips + 1] int64.
+        label: [events] int32, rows of `classes`.
+        onset, offset: [events] float64 seconds within the clip; NaN for clip labels, which have no place in time.
+        begin, end: [events] int32 label frames, half open.
+        has_frames: [clips] bool: events say when; where false, `label` lists the clip's labels alone.
+    """
+
+    ids: list[str]
+    classes: ClassList
+    audio: AudioSource
+    rows: np.ndarray
+    samples: np.ndarray
+    start: np.ndarray
+    label: np.ndarray
+    onset: np.ndarray
+    offset: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    has_frames: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def durations(self) -> np.ndarray:
+        """[clips] float64 seconds, from the audio."""
+        return self.samples / SAMPLE_RATE
+
+    def waveform(self, i: int) -> np.ndarray:
+        """All samples of clip i: int16 [samples]."""
+        return self.audio[int(self.rows[i])]
+
+    def select(self, clips: Iterable[int]) -> ClipSet:
+        """The clips at these positions, in this order."""
+        clips = np.fromiter(clips, np.int64)
+        counts = (self.start[1:] - self.start[:-1])[clips]
+        start = np.concatenate([[0], np.cumsum(counts)])
+        events = np.repeat(self.start[clips] - start[:-1], counts) + np.arange(start[-1])
+        columns = {name: getattr(self, name)[events] for name in ("label", "onset", "offset", "begin", "end")}
+        rows = {name: getattr(self, name)[clips] for name in ("rows", "samples", "has_frames")}
+        return replace(self, ids=[self.ids[i] for i in clips], start=start, **rows, **columns)
+
+    def clip_of_event(self) -> np.ndarray:
+        """[events] int64: the clip that each event is in."""
+        return np.repeat(np.arange(len(self)), np.diff(self.start))
+
+    def activity(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Columns (clip, label, amount): active label frames, or 1 for a clip label."""
+        clip = self.clip_of_event()
+        if not self.has_frames.any():
+            return clip, self.label, np.ones(len(clip), np.int64)
+        end = np.where(self.has_frames[clip], self.end, self.begin + 1)
+        return active_frames(clip, self.label, self.begin, end)
+
+    def class_counts(self) -> np.ndarray:
+        """[classes] int64: clips in which each class occurs."""
+        _, label, _ = self.activity()
+        return np.bincount(label, minlength=len(self.classes))
+
+    def ground_truth(self) -> dict[str, list[tuple[float, float, str]]]:
+        """Merged events in seconds by clip: {clip: [(onset, offset, class name), …]}, empty clips included."""
+        out: dict[str, list[tuple[float, float, str]]] = {}
+        names = self.classes.names
+        for i, name in enumerate(self.ids):
+            part = slice(self.start[i], self.start[i + 1])
+            rows = zip(self.onset[part].tolist(), self.offset[part].tolist(), self.label[part].tolist())
+            out[name] = sorted((a, b, names[c]) for a, b, c in rows)
+        return out
+
+
+def clip_set(
+    ids: Sequence[str],
+    audio: AudioSource,
+    classes: ClassList,
+    *,
+    samples: np.ndarray,
+    rows: np.ndarray | None = None,
+    events: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None,
+    clip_labels: tuple[np.ndarray, np.ndarray] | None = None,
+) -> ClipSet:
+    """A set of clips from columns.
+
+    Args:
+        samples: [clips], lengths.
+        rows: position of each clip in `audio` (None: the same order).
+        events: columns (clip, label, onset, offset) with positions in `ids` and `classes`; all clips have frame labels.
+        clip_labels: columns (clip, label), for clips that are labelled as a whole. Exactly one of the two.
+    """
+    if (events is None) == (clip_labels is None):
+        raise ValueError("a clip set has either events or clip labels")
+    n = len(ids)
+    if len(set(ids)) != n:
+        raise ValueError("clip ids occur twice")
+    if events is not None:
+        clip, label, onset, offset = merge_events(*map(np.asarray, events))
+        begin, end = frame_span(onset, offset, n_frames=None)
+    else:
+        clip, label = map(np.asarray, clip_labels)
+        order = np.lexsort((label, clip))
+        clip, label = clip[order], label[order]
+        onset = offset = np.full(len(clip), np.nan)
+        begin = end = np.zeros(len(clip), np.int32)
+    start = np.concatenate([[0], np.cumsum(np.bincount(clip, minlength=n))]).astype(np.int64)
+    return ClipSet(
+        list(ids),
+        classes,
+        audio,
+        np.arange(n) if rows is None else np.asarray(rows, np.int64),
+        np.asarray(samples, np.int64),
+        start,
+        label.astype(np.int32),
+        onset,
+        offset,
+        begin.astype(np.int32),
+        end.astype(np.int32),
+        np.full(n, events is not None),
+    )
+
+
+def _stored(store: Store, wanted: Iterable[str], *, drop_missing: bool, what: str) -> list[str]:
+    """Those of the wanted clips that are stored, sorted by id: the same set whatever the shards."""
+    wanted = list(wanted)
+    found = sorted(name for name in wanted if name in store)
+    if not found:
+        raise UserError(f"{what}: none of its {len(wanted)} clips is in the store")
+    if len(found) < len(wanted) and not drop_missing:
+        raise UserError(f"{what}: {len(wanted) - len(found)} of {len(wanted)} clips are not in the store")
+    return found
+
+
+def _open(store: Store | Iterable[str | Path]) -> Store:
+    return store if isinstance(store, Store) else Store(store)
+
+
+def strong_set(
+    store: Store | Iterable[str | Path],
+    labels: str | Path | StrongLabels,
+    classes: ClassList,
+    *,
+    drop_missing: bool = True,
+) -> ClipSet:
+    """The clips of a strong TSV that are in the store (shard paths, or an open one), sorted by id.
+
+    Events of classes outside `classes` are dropped after merging; their clips stay. UserError if no clip is there.
+    """
+    store = _open(store)
+    what = str(labels) if not isinstance(labels, StrongLabels) else "strong labels"
+    labels = labels if isinstance(labels, StrongLabels) else read_strong(labels)
+    ids = _stored(store, labels.clips, drop_missing=drop_missing, what=what)
+    position = {name: i for i, name in enumerate(ids)}
+    clip = np.array([position.get(name, -1) for name in labels.clips], np.int64)[labels.clip]
+    label = classes.positions(labels.labels)[labels.label]
+    keep = (clip >= 0) & (label >= 0)
+    events = (clip[keep], label[keep], labels.onset[keep], labels.offset[keep])
+    rows = np.array([store.index(name) for name in ids], np.int64)
+    return clip_set(ids, store, classes, samples=store.samples[rows], rows=rows, events=events)
+
+
+def weak_set(
+    store: Store | Iterable[str | Path],
+    segments: str | Path | Iterable[str | Path],
+    classes: ClassList,
+    *,
+    drop_missing: bool = True,
+) -> ClipSet:
+    """The clips of weak segment CSVs that are in the store, sorted by id, with clip labels."""
+    store = _open(store)
+    paths = [segments] if isinstance(segments, str | Path) else list(segments)
+    found: dict[str, np.ndarray] = {}
+    for path in paths:
+        weak = read_weak_segments(path)
+        label = classes.positions(weak.labels)[weak.label] if weak.labels else weak.label
+        found |= {name: label[a:b] for name, a, b in zip(weak.clips, weak.start[:-1].tolist(), weak.start[1:].tolist())}
+    ids = _stored(store, found, drop_missing=drop_missing, what=", ".join(map(str, paths)))
+    label = np.concatenate([found[name] for name in ids])
+    clip = np.repeat(np.arange(len(ids)), [len(found[name]) for name in ids])
+    keep = label >= 0
+    rows = np.array([store.index(name) for name in ids], np.int64)
+    return clip_set(ids, store, classes, samples=store.samples[rows], rows=rows, clip_labels=(clip[keep], label[keep]))
+
+
+def file_set(
+    files: Mapping[str, str | Path],
+    classes: ClassList,
+    *,
+    events: Mapping[str, Iterable[tuple[float, float, str]]] | None = None,
+    clip_labels: Mapping[str, Iterable[str]] | None = None,
+) -> ClipSet:
+    """Audio files (any format, rate and length) decoded into memory as int16, for downstream tasks.
+
+    Args:
+        files: {clip id: path}.
+        events: {clip id: [(onset, offset, class), …]} in seconds; classes outside the list are an error.
+        clip_labels: {clip id: [class, …]}, instead of events.
+    """
+    from framekd.audio import decode
+
+    ids = list(files)
+    audio = Arrays([decode(files[name]) for name in ids])
+    return labelled(ids, audio, classes, events=events, clip_labels=clip_labels)
+
+
+def labelled(
+    ids: Sequence[str],
+    audio: Arrays,
+    classes: ClassList,
+    *,
+    events: Mapping[str, Iterable[tuple[float, float, str]]] | None = None,
+    clip_labels: Mapping[str, Iterable[str]] | None = None,
+) -> ClipSet:
+    """As :func:`file_set`, for audio that is in memory already."""
+    source: Mapping[str, Iterable] = events if events is not None else clip_labels or {}
+    clip, label, onset, offset = [], [], [], []
+    for i, name in enumerate(ids):
+        for item in source.get(name, ()):
+            a, b, mid = item if events is not None else (0.0, 0.0, item)
+            if mid not in classes:
+                raise UserError(f"{name}: class {mid!r} is not in the class list")
+            clip.append(i)
+            label.append(classes.index(mid))
+            onset.append(a)
+            offset.append(b)
+    columns = tuple(np.array(c, t) for c, t in ((clip, np.int64), (label, np.int32), (onset, float), (offset, float)))
+    if events is not None:
+        return clip_set(ids, audio, classes, samples=audio.samples, events=columns)
+    return clip_set(ids, audio, classes, samples=audio.samples, clip_labels=columns[:2])

@@ -1,0 +1,235 @@
+"""Audio in HDF5 shards: 16 kHz mono, 16 bits, an index, and either plain samples (memory-mapped) or FLAC.
+
+A shard holds, sorted by clip id: ``ids``, ``start_ms``, ``samples``, ``sha256`` (of the samples, little endian),
+``source``, ``bounds`` [clips + 1] into ``audio``, and ``audio`` itself: int16 samples of all clips end to end (encoding
+"pcm"), or the bytes of one FLAC file a clip (encoding "flac"). Shards are written aside and put in place whole; nothing
+is ever appended. The same clips give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+SAMPLE_RATE = 16_000
+FORMAT = "framekd-audio-1"
+_BLOCK = 1 << 22  # samples or bytes moved at once
+
+
+class StoreError(ValueError):
+    """A shard that is not what it should be, told in one sentence."""
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip to be stored: int16 [samples] and where it came from."""
+
+    clip_id: str
+    start_ms: int
+    samples: np.ndarray
+    source: str = ""
+
+
+def digest(samples: np.ndarray) -> str:
+    """SHA-256 of int16 samples as little-endian bytes."""
+    return hashlib.sha256(np.ascontiguousarray(samples, "<i2").tobytes()).hexdigest()
+
+
+def _encode_flac(samples: np.ndarray) -> bytes:
+    import soundfile
+
+    if len(samples) == 0:
+        return b""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _decode_flac(data: bytes) -> np.ndarray:
+    import soundfile
+
+    if not data:
+        return np.zeros(0, np.int16)
+    return soundfile.read(io.BytesIO(data), dtype="int16")[0]
+
+
+def write_shard(path: str | Path, clips: Iterable[StoredClip], *, encoding: str = "pcm") -> int:
+    """Write a shard of `clips`, which come one at a time and sorted by id; returns how many.
+
+    Memory stays at one clip. Errors: StoreError if ids are not strictly ascending or samples are not int16 [samples].
+    """
+    if encoding not in ("pcm", "flac"):
+        raise StoreError(f"encoding must be pcm or flac, not {encoding!r}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    raw = path.with_name(f".{path.name}.{os.getpid()}.audio.tmp")
+    index: list[tuple[str, int, int, bytes, str]] = []
+    bounds = [0]
+    try:
+        with raw.open("wb") as spool:
+            for clip in clips:
+                samples = np.ascontiguousarray(clip.samples, "<i2")
+                if clip.samples.dtype != np.int16 or samples.ndim != 1:
+                    raise StoreError(f"clip {clip.clip_id}: expected int16 [samples], not {clip.samples.dtype}")
+                if index and clip.clip_id <= index[-1][0]:
+                    raise StoreError(f"clip {clip.clip_id} must come after {index[-1][0]}")
+                data = samples.tobytes() if encoding == "pcm" else _encode_flac(samples)
+                spool.write(data)
+                sha = hashlib.sha256(samples.tobytes() if encoding == "flac" else data).digest()
+                index.append((clip.clip_id, clip.start_ms, len(samples), sha, clip.source))
+                bounds.append(bounds[-1] + (len(samples) if encoding == "pcm" else len(data)))
+        _write_hdf5(aside, raw, index, bounds, encoding)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+        raw.unlink(missing_ok=True)
+    return len(index)
+
+
+def _write_hdf5(aside: Path, raw: Path, index: list, bounds: list[int], encoding: str) -> None:
+    """Index and audio into one file. Datasets are contiguous and carry no times, so equal content is equal bytes."""
+    dtype = "<i2" if encoding == "pcm" else "u1"
+    with h5py.File(aside, "w", libver=("v110", "v110")) as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["encoding"] = encoding
+        file.attrs["sample_rate"] = SAMPLE_RATE
+
+        def dataset(name: str, values: np.ndarray) -> None:
+            file.create_dataset(name, data=values, track_times=False)
+
+        def texts(values: Sequence[str]) -> np.ndarray:
+            encoded = [value.encode() for value in values]
+            return np.array(encoded, dtype=f"S{max([1, *map(len, encoded)])}")
+
+        dataset("ids", texts([row[0] for row in index]))
+        dataset("start_ms", np.array([row[1] for row in index], "<i8"))
+        dataset("samples", np.array([row[2] for row in index], "<i8"))
+        dataset("sha256", np.frombuffer(b"".join(row[3] for row in index), "u1").reshape(len(index), 32))
+        dataset("source", texts([row[4] for row in index]))
+        dataset("bounds", np.array(bounds, "<i8"))
+        audio = file.create_dataset("audio", shape=(bounds[-1],), dtype=dtype, track_times=False)
+        with raw.open("rb") as spool:
+            at = 0
+            while at < bounds[-1]:
+                block = np.fromfile(spool, dtype, min(_BLOCK, bounds[-1] - at))
+                audio[at : at + len(block)] = block
+                at += len(block)
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+class Shard:
+    """One shard, opened lazily in each process that reads it. ``shard[i]`` is int16 [samples].
+
+    PCM is memory-mapped: nothing is read before it is used, and the pages are shared between processes.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with h5py.File(self.path, "r") as file:
+                self._read_index(file)
+        except FileNotFoundError:
+            raise StoreError(f"{self.path}: no such shard") from None
+        except (OSError, KeyError) as error:
+            raise StoreError(
+                f"{self.path}: not a whole audio shard ({error}); delete it and acquire it again"
+            ) from None
+        self._audio: np.ndarray | None = None
+
+    def _read_index(self, file: h5py.File) -> None:
+        if file.attrs.get("format") != FORMAT:
+            raise StoreError(f"{self.path}: not an audio shard of this project ({FORMAT})")
+        self.encoding = str(file.attrs["encoding"])
+        self.ids = [name.decode() for name in file["ids"][:]]
+        self.start_ms, self.samples = file["start_ms"][:], file["samples"][:]
+        self.sha256, self.bounds = file["sha256"][:], file["bounds"][:]
+        self.sources = [name.decode() for name in file["source"][:]]
+        audio = file["audio"]
+        offset = audio.id.get_offset()
+        self._place = (audio.dtype, 0 if offset is None else offset, audio.shape[0])
+        n = len(self.ids)
+        lengths = np.diff(self.bounds)
+        sound = len(self.bounds) == n + 1 and len(self.samples) == len(self.sha256) == n and self.bounds[0] == 0
+        sound = sound and self.bounds[-1] == audio.shape[0] and bool((lengths >= 0).all())
+        if self.encoding == "pcm":
+            sound = sound and bool((lengths == self.samples).all())
+        end = self._place[1] + audio.shape[0] * audio.dtype.itemsize
+        if not sound or self.path.stat().st_size < end:
+            raise StoreError(f"{self.path}: the index does not fit the audio; delete the shard and acquire it again")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_audio": None}
+
+    @property
+    def audio(self) -> np.ndarray:
+        """All samples (or bytes) end to end, memory-mapped."""
+        if self._audio is None:
+            dtype, offset, size = self._place
+            mapped = np.memmap(self.path, dtype, "r", offset, (size,)) if size else np.zeros(0, dtype)
+            # The map as a plain array: np.memmap's own slicing costs ten times as much.
+            self._audio = mapped.view(np.ndarray)
+        return self._audio
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        part = self.audio[self.bounds[i] : self.bounds[i + 1]]
+        return part if self.encoding == "pcm" else _decode_flac(part.tobytes())
+
+
+class Store:
+    """Clips of several shards, in the order of the shards and sorted by id within each.
+
+    Attributes:
+        ids: clip ids.
+        durations: [clips] float64 seconds, from the audio itself.
+    """
+
+    def __init__(self, paths: Iterable[str | Path]) -> None:
+        self.shards = [Shard(path) for path in paths]
+        self.ids = [name for shard in self.shards for name in shard.ids]
+        sizes = [len(shard) for shard in self.shards]
+        self._shard = np.repeat(np.arange(len(sizes)), sizes)
+        self._row = np.concatenate([np.arange(n) for n in sizes]) if sizes else np.zeros(0, np.int64)
+        self.samples = np.concatenate([s.samples for s in self.shards]) if sizes else np.zeros(0, np.int64)
+        self.durations = self.samples / SAMPLE_RATE
+        self._index = {name: i for i, name in enumerate(self.ids)}
+        if len(self._index) != len(self.ids):
+            raise StoreError("a clip occurs in two shards: the shards are not of one plan; acquire them again")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, clip_id: object) -> bool:
+        return clip_id in self._index
+
+    def index(self, clip_id: str) -> int:
+        """Position of a clip; KeyError if it is not stored."""
+        return self._index[clip_id]
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Samples of clip `i`: int16 [samples], a read-only view of the file for PCM."""
+        return self.shards[self._shard[i]][self._row[i]]
+
+    def verify(self) -> Iterator[str]:
+        """Decode everything and hold it against the recorded hashes: one sentence for each clip that differs."""
+        for shard in self.shards:
+            for i, name in enumerate(shard.ids):
+                try:
+                    samples = shard[i]
+                except (RuntimeError, ValueError) as error:
+                    yield f"{shard.path}: clip {name} cannot be decoded ({error})"
+                    continue
+                sound = len(samples) == shard.samples[i] and digest(samples) == shard.sha256[i].tobytes().hex()
+                if not sound:
+                    yield f"{shard.path}: clip {name} is not what was stored (SHA-256 differs)"
