@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from finished_run import write_evaluations
 
 from framekd import config, tables
 
@@ -17,38 +17,10 @@ PUBLISHED = ROOT / "config" / "published"
 MODELS = list(config.MODELS)
 
 
-def write_results(results: Path, settings: config.Config, *, seed: int = 0) -> None:
-    """Evaluation and downstream rows of a finished run, drawn from a generator."""
-    draw = np.random.default_rng(seed)
-    for stage, names in {
-        "students": [name for name in settings.settings if settings.setting(name).student],
-        "teachers": ["proposed", "without_rnn", "without_step2"],
-        "ensembles": ["proposed", "without_rnn", "without_step2"],
-    }.items():
-        for name in names:
-            who = [("ensemble", "")] if stage == "ensembles" else itertools.product(MODELS, settings.seeds)
-            rows = [
-                {"setting": name, "stage": stage, "model": m, "seed": s, "psds1": draw.uniform(0.1, 0.5)}
-                for m, s in who
-            ]
-            path = results / "evaluation" / stage / f"{name}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows).to_csv(path, index=False)
-    for task, model, checkpoint in itertools.product(tables.TASKS, MODELS, settings.downstream.checkpoints):
-        rows = [
-            {"task": task, "model": model, "checkpoint": checkpoint, "mode": mode, "seed": s, "value": draw.uniform()}
-            for mode in settings.downstream.modes
-            for s in (1, 2)
-        ]
-        path = results / "downstream" / task / model / f"{checkpoint}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_csv(path, index=False)
-
-
 @pytest.fixture
 def run(tmp_path):
     settings = config.load({"results_dir": str(tmp_path)})
-    write_results(tmp_path, settings)
+    write_evaluations(tmp_path, settings)
     return tmp_path, settings
 
 
@@ -173,7 +145,7 @@ def test_written_tables_are_equal_bytes_and_readable(run):
 
 def test_the_miniature_is_called_not_comparable(tmp_path):
     settings = config.load({"miniature": {}})
-    write_results(tmp_path, settings)
+    write_evaluations(tmp_path, settings)
     tables.write_table1(tmp_path, settings, published_dir=PUBLISHED)
     for end in ("md", "tex"):
         assert "not comparable" in (tmp_path / f"table1.{end}").read_text()

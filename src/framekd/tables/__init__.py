@@ -14,12 +14,23 @@ import pandas as pd
 from framekd.config import Config
 from framekd.tables.build import orderings, significance, table1, table2, teachers
 from framekd.tables.layout import MINIATURE_NOTE, latex, markdown, notes_of, wide_settings, wide_table2
-from framekd.tables.rows import AVERAGE, ENSEMBLE, PUBLISHED, TASKS, ordered_settings, title_of
+from framekd.tables.rows import (
+    AVERAGE,
+    CHECKPOINT_TITLES,
+    ENSEMBLE,
+    MODES,
+    PUBLISHED,
+    TASKS,
+    ordered_settings,
+    title_of,
+)
 
 __all__ = [
     "AVERAGE",
+    "CHECKPOINT_TITLES",
     "ENSEMBLE",
     "MINIATURE_NOTE",
+    "MODES",
     "PUBLISHED",
     "TASKS",
     "TITLES",
@@ -64,7 +75,7 @@ def _write_all(path: Path, frame: pd.DataFrame, wide: pd.DataFrame, *, title: st
 
 
 TITLES = {
-    "table1": "PSDS1 (percent, without variance penalty) on AudioSet Strong's evaluation clips.",
+    "table1": "PSDS1 (percent, without variance penalty) on the evaluation clips, per setting.",
     "teachers": "PSDS1 (percent, without variance penalty) of single teachers and of their ensemble.",
     "table2": "Downstream: DESED PSDS1 with variance penalty; DC16-T2 and MAESTRO onset F-measure at 50 ms (percent).",
 }

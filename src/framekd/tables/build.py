@@ -105,9 +105,8 @@ def teachers(results_dir: str | Path, config: Config, *, published_dir: str | Pa
 
 def ensemble_wanted(config: Config, setting: str) -> bool:
     """Whether some student learns from the teachers of `setting`, so that their ensemble exists."""
-    return any(
-        config.teachers_of(name) == setting and config.setting(name).student is not None for name in config.settings
-    )
+    students = [config.setting(name).student for name in config.settings if config.teachers_of(name) == setting]
+    return any(student is not None and student.recipe.distillation_weight > 0 for student in students)
 
 
 def significance(results_dir: str | Path, config: Config, *, seed: int = 0) -> pd.DataFrame:
@@ -203,8 +202,8 @@ def orderings(results_dir: str | Path, config: Config, *, published_dir: str | P
             together = evaluation(results_dir, "ensembles", setting)["psds1"].astype(float).tolist()
             average = _mean(single.get((setting, model)) for model in models)
             gap = None if average is None else single[setting, ENSEMBLE] - average
-            name = f"ensemble over its average teacher ({title_of(setting)})"
-            compare(name, "teachers", {AVERAGE: together}, scores, {AVERAGE: gap})
+            stage = f"teachers, {title_of(setting)}"
+            compare("ensemble over average teacher", stage, {AVERAGE: together}, scores, {AVERAGE: gap})
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,90 @@
+"""Everything that a finished run leaves, in the layout of the pipeline: for tests of tables and report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from framekd import config, tables
+from framekd.examples import Example, write_examples
+
+MODELS = list(config.MODELS)
+CLASSES = ["Speech", "Dog", "Siren", "Rain", "Door", "Applause", "Bell", "Engine"]
+
+
+def write_csv(path: Path, rows: list[dict], *, sep: str = ",") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False, sep=sep)
+
+
+def write_evaluations(results: Path, settings: config.Config, *, seed: int = 0) -> None:
+    """Evaluation and downstream rows, drawn from a generator."""
+    draw = np.random.default_rng(seed)
+    own = ["proposed", "without_rnn", "without_step2"]
+    students = [name for name in settings.settings if settings.setting(name).student]
+    for stage, names in {"students": students, "teachers": own, "ensembles": own}.items():
+        for name in names:
+            who = [("ensemble", "")] if stage == "ensembles" else list(itertools.product(MODELS, settings.seeds))
+            base = {"setting": name, "stage": stage}
+            rows = [{**base, "model": m, "seed": s, "psds1": draw.uniform(0.1, 0.5)} for m, s in who]
+            write_csv(results / "evaluation" / stage / f"{name}.csv", rows)
+    for task, model, checkpoint in itertools.product(tables.TASKS, MODELS, settings.downstream.checkpoints):
+        key = {"task": task, "model": model, "checkpoint": checkpoint}
+        runs = itertools.product(settings.downstream.modes, (1, 2))
+        rows = [{**key, "mode": mode, "seed": s, "value": draw.uniform()} for mode, s in runs]
+        write_csv(results / "downstream" / task / model / f"{checkpoint}.csv", rows)
+
+
+def example_clips(seed: int = 0, count: int = 2) -> list[Example]:
+    """Noise with tones where the events are, and scores that rise there."""
+    draw = np.random.default_rng(seed)
+    clips = []
+    for number in range(count):
+        wave = 0.02 * draw.standard_normal(160_000)
+        scores = draw.uniform(0, 0.15, (len(CLASSES), 250))
+        events = []
+        for k in draw.choice(len(CLASSES), 3, replace=False):
+            on = float(draw.uniform(0, 8))
+            off = on + float(draw.uniform(0.5, 2))
+            time = np.arange(int(on * 16_000), int(off * 16_000))
+            wave[time] += 0.2 * np.sin(2 * np.pi * (300 + 400 * k) * time / 16_000)
+            scores[k, int(on * 25) + 3 : int(off * 25) + 4] = 0.8
+            events.append((on, off, CLASSES[k]))
+        clips.append(Example(id=f"-clip_{number}_30000", waveform=wave, events=events, scores=scores))
+    return clips
+
+
+def write_finished_run(results: Path, data: Path, settings: config.Config, *, published: Path) -> None:
+    """Tables, histories, per-class scores, examples, coverage and benchmarks."""
+    draw = np.random.default_rng(1)
+    write_evaluations(results, settings)
+    tables.write_table1(results, settings, published_dir=published)
+    tables.write_teachers(results, settings, published_dir=published)
+    tables.write_table2(results, settings, published_dir=published)
+    tables.write_orderings(results, settings, published_dir=published)
+    rows = [
+        {"comparison": f"proposed > {name}", "model": m, "eps_min": draw.uniform(0, 0.5), "significant": m == "BEATs",
+         "alpha": 0.05, "comparisons": 5, "seeds": "3 vs 3"}
+        for name in ("li_et_al", "without_kd") for m in MODELS
+    ]  # fmt: skip
+    write_csv(results / "significance.csv", rows)
+    base = {"stage": "students", "setting": "proposed"}
+    rows = [{**base, "model": m, "seed": 1, "class": c, "psds1": draw.uniform(0, 0.6)} for m in MODELS for c in CLASSES]
+    write_csv(results / "evaluation" / "students" / "proposed_classes.csv", rows)
+    for stage, setting, model, seed in itertools.product(("teachers", "students"), ("proposed",), MODELS, (1, 2)):
+        folder = results / stage / setting / model / f"seed{seed}"
+        folder.mkdir(parents=True)
+        loss = 0.1 + 0.6 * np.exp(-np.arange(200) / 40) + 0.02 * draw.standard_normal(200)
+        lines = [json.dumps({"step": i + 1, "train/loss": value}) for i, value in enumerate(loss)]
+        (folder / "history.jsonl").write_text("\n".join(lines) + "\n")
+    write_examples(
+        results / "evaluation" / "examples.npz", example_clips(), classes=CLASSES, title="proposed student, ATST-F"
+    )
+    rows = [{"split": s, "wanted": 100, "ok": 97, "gone": 2, "corrupt": 1} for s in ("strong_train", "strong_eval")]
+    write_csv(data / "store" / "coverage.tsv", rows, sep="\t")
+    for stage, seconds in {"teacher": 300.0, "student": 500.0, "evaluate": 42.0}.items():
+        write_csv(results / "benchmarks" / stage / "proposed.tsv", [{"s": seconds, "max_rss": 900.0}], sep="\t")

@@ -1,0 +1,145 @@
+"""The report: what it shows is what the run left, what is absent is named, and nothing comes from outside."""
+
+from __future__ import annotations
+
+import html
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from finished_run import CLASSES, example_clips, write_finished_run
+
+from framekd import config
+from framekd.examples import read_examples, write_examples
+from framekd.report import figures, write_report
+from framekd.report.gather import read_history
+
+PUBLISHED = Path(__file__).parents[2] / "config" / "published"
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Outline(HTMLParser):
+    """Checks that elements close in order; keeps ids and addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: set[str] = set()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if values.get("id"):
+            self.ids.add(values["id"])
+        self.addresses += [values[name] or "" for name in ("href", "src", "xlink:href") if name in values]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    settings = config.load({"miniature": {}})
+    write_finished_run(root / "results", root / "data", settings, published=PUBLISHED)
+    missing = write_report(root / "report.html", results_dir=root / "results", data_dir=root / "data", config=settings)
+    return root, (root / "report.html").read_text(), missing
+
+
+def test_it_is_one_well_formed_page_that_needs_no_network(page):
+    _, text, _ = page
+    outline = Outline()
+    outline.feed(text)
+    assert outline.open == []
+    for address in outline.addresses:
+        assert address.startswith(("#", "data:")), address
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    assert {a[1:] for a in re.findall(r'<a href="(#[^"]+)"', text)} <= outline.ids | {"top"}
+
+
+def test_every_number_of_the_tables_is_on_it(page):
+    root, text, _ = page
+    plain = html.unescape(text)
+    for name in ("table1", "teachers", "table2"):
+        for row in pd.read_csv(root / "results" / f"{name}.csv").to_dict("records"):
+            assert f"<b>{row['mean']:.1f}</b>" in plain
+            assert f'<span class="pub">{row["published"]:.1f}' in plain
+    for row in pd.read_csv(root / "results" / "orderings.csv").to_dict("records"):
+        assert f"<b>{row['gap']:+.1f}</b>".replace("-", "−") in plain
+
+
+def test_curves_classes_clips_coverage_and_time_are_on_it(page):
+    _, text, _ = page
+    assert "training loss, teachers, 10 runs" in text and "training loss, students, 10 runs" in text
+    assert all(f">{name}</text>" in text for name in CLASSES)
+    assert text.count('class="timeline"') == 2 and text.count("data:image/png") == 2
+    assert "<td>97</td>" in text and "14.0 minutes" in text
+
+
+def test_it_says_what_the_run_was_not(page):
+    _, text, missing = page
+    assert "Not AudioSet." in text and "not comparable" in text
+    assert any("Step 2" in sentence for sentence in missing)
+    assert all(html.escape(sentence, quote=False) in text.replace("&#39;", "'") for sentence in missing)
+
+
+def test_an_empty_folder_gives_a_page_that_names_every_gap(tmp_path):
+    missing = write_report(
+        tmp_path / "report.html", results_dir=tmp_path / "none", data_dir=tmp_path, config=config.load({})
+    )
+    told = " ".join(missing)
+    for part in ("table1.csv", "table2.csv", "significance.csv", "training curves", "example clips", "coverage"):
+        assert part in told
+    text = (tmp_path / "report.html").read_text()
+    assert "Not in this report" in text and "Not AudioSet" not in text
+
+
+def test_names_from_data_cannot_break_the_page(tmp_path):
+    clips = [clip.__class__("<b>&x", clip.waveform, clip.events, clip.scores) for clip in example_clips(count=1)]
+    names = ["</svg><script>", *CLASSES[1:]]
+    clips[0].events.append((1.0, 2.0, names[0]))
+    write_examples(tmp_path / "evaluation" / "examples.npz", clips, classes=names, title="<i>")
+    write_report(tmp_path / "r.html", results_dir=tmp_path, data_dir=tmp_path, config=config.load({}))
+    outline = Outline()
+    outline.feed(text := (tmp_path / "r.html").read_text())
+    assert outline.open == [] and text.count("<script>") == 1
+
+
+def test_examples_come_back_as_written(tmp_path):
+    clips = example_clips()
+    write_examples(tmp_path / "e.npz", clips, classes=CLASSES, title="t")
+    read = read_examples(tmp_path / "e.npz")
+    assert read.classes == CLASSES and read.title == "t" and read.frame_seconds == 0.04
+    for a, b in zip(clips, read.clips):
+        assert a.id == b.id and a.events == b.events
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
+        np.testing.assert_allclose(a.waveform, b.waveform / 32767, atol=1e-4)
+    with pytest.raises(ValueError, match="expected scores"):
+        write_examples(tmp_path / "e.npz", clips, classes=CLASSES[:3], title="t")
+
+
+def test_true_classes_are_shown_before_the_strongest_others():
+    clip = example_clips(count=1)[0]
+    wanted = {name for _, _, name in clip.events}
+    assert set(figures.shown_classes(clip, CLASSES, threshold=0.5)) == wanted
+    silent = clip.__class__("x", clip.waveform, [], np.zeros_like(clip.scores))
+    assert len(figures.shown_classes(silent, CLASSES, threshold=0.5)) == 2
+
+
+def test_a_torn_history_is_read_up_to_the_tear(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"step": 1, "train/loss": 0.5}\n{"step": 2, "train/loss": 0.4}\n{"step": 3, "tr')
+    assert read_history(path)["train/loss"].to_dict() == {1: 0.5, 2: 0.4}
+    path.write_text('{"step": 1, "train/l\n{"step": 2, "train/loss": 0.4}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        read_history(path)
