@@ -1,0 +1,208 @@
+"""BEATs (Chen et al. 2023, iteration 3): 16 × 16 patches, convolutional and gated relative positions, DeepNorm."""
+
+import functools
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from framekd.config import UserError
+from framekd.models.frame import Encoder, ReferenceLayout
+from framekd.models.mel import KaldiMel
+
+PATCH = 16
+BUCKETS = 320
+MAX_DISTANCE = 800
+DROPOUT = 0.1
+LAYERDROP = 0.05
+
+
+class PositionConv(nn.Module):
+    """Grouped convolution over the token sequence with weight normalisation per tap, then GELU."""
+
+    def __init__(self, width: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.kernel, self.groups = kernel, groups
+        self.gain = nn.Parameter(torch.ones(1, 1, kernel))
+        self.direction = nn.Parameter(torch.zeros(width, width // groups, kernel))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        weight = torch._weight_norm(self.direction, self.gain, 2)
+        y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        return F.gelu(y[..., : x.shape[1]].transpose(1, 2))
+
+
+class GatedAttention(nn.Module):
+    """Self-attention whose relative bias is scaled by a gate computed from each query."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.grep_linear = nn.Linear(width // heads, 8)
+        self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
+
+    def forward(self, x: Tensor, bias: Float[Tensor, "1 heads tokens tokens"], *, dropout: float) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            layer(x).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mask = self.gate(q) * bias
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+    def gate(self, q: Float[Tensor, "batch heads tokens dim"]) -> Float[Tensor, "batch heads tokens 1"]:
+        """2 + a (b·grep_a - 1) with a, b the sigmoids of two sums of four linear outputs of the query."""
+        weight = self.grep_linear.weight.view(2, 4, -1).sum(1)
+        pair = F.linear(q, weight, self.grep_linear.bias.view(2, 4).sum(1)).sigmoid()
+        first, second = pair[..., :1], pair[..., 1:]
+        return first * (second * self.grep_a - 1.0) + 2.0
+
+
+class PostNormBlock(nn.Module):
+    """Post-norm block with DeepNorm's residual weight: LN(a x + f(x))."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, residual: float) -> None:
+        super().__init__()
+        self.residual = residual
+        self.self_attn = GatedAttention(width, heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
+        mixed = F.dropout(self.self_attn(x, bias, dropout=dropout), dropout, training=dropout > 0)
+        x = self.self_attn_layer_norm(torch.add(mixed, x, alpha=self.residual))
+        hidden = F.dropout(self.fc2(F.gelu(self.fc1(x))), dropout, training=dropout > 0)
+        return self.final_layer_norm(torch.add(hidden, x, alpha=self.residual))
+
+
+class Beats(Encoder):
+    """Tokens are time-major patches (62 × 8 for 10 s); the relative bias runs over the flattened sequence.
+
+    Extra sizes: `patch_dim` (channels of the patch convolution), `pos_kernel`, `pos_groups`.  In training with a
+    generator: dropout 0.1 (input, residual branches, attention) and layerdrop 0.05.
+    """
+
+    SIZES: ClassVar = {
+        "width": 768,
+        "depth": 12,
+        "heads": 12,
+        "mlp": 3072,
+        "rnn_hidden": 2048,
+        "patch_dim": 512,
+        "pos_kernel": 128,
+        "pos_groups": 16,
+    }
+    REFERENCE = ReferenceLayout(
+        prefixes=("model.beats.", "model.model."),
+        renames=(
+            ("encoder.pos_conv.0.parametrizations.weight.original0", "pos_conv.gain"),
+            ("encoder.pos_conv.0.parametrizations.weight.original1", "pos_conv.direction"),
+            ("encoder.pos_conv.0.weight_g", "pos_conv.gain"),
+            ("encoder.pos_conv.0.weight_v", "pos_conv.direction"),
+            ("encoder.pos_conv.0.bias", "pos_conv.bias"),
+            ("encoder.layers.0.self_attn.relative_attention_bias.", "relative_bias."),
+            ("encoder.layers.", "blocks."),
+            ("encoder.layer_norm.", "position_norm."),
+        ),
+    )
+    random = True
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp: int,
+        patch_dim: int,
+        pos_kernel: int,
+        pos_groups: int,
+        **_: Any,
+    ) -> None:
+        super().__init__()
+        if width % pos_groups or pos_kernel % 2:
+            raise UserError(f"BEATs: pos_groups ({pos_groups}) must divide width ({width}), pos_kernel must be even.")
+        self.front_end = KaldiMel(window="povey", scale=2.0**15, centre_clip=False, mean=15.41663, std=6.55582)
+        self.embed_dim = width
+        self.patch_embedding = nn.Conv2d(1, patch_dim, kernel_size=PATCH, stride=PATCH, bias=False)
+        self.layer_norm = nn.LayerNorm(patch_dim)
+        self.post_extract_proj = nn.Linear(patch_dim, width)
+        self.pos_conv = PositionConv(width, pos_kernel, pos_groups)
+        self.position_norm = nn.LayerNorm(width)
+        self.relative_bias = nn.Embedding(BUCKETS, heads)
+        residual = (2.0 * depth) ** 0.25
+        self.blocks = nn.ModuleList(PostNormBlock(width, heads, mlp, residual=residual) for _ in range(depth))
+
+    def forward(
+        self, mel: Float[Tensor, "batch 1 bins frames"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch length width"]:
+        if mel.shape[-1] < PATCH:
+            raise UserError(f"BEATs needs at least {PATCH} spectrogram frames (0.18 s), not {mel.shape[-1]}; pad it.")
+        drops = self.training and generator is not None
+        rate = DROPOUT if drops else 0.0
+        x = self.patch_embedding(mel.transpose(2, 3)).flatten(2).transpose(1, 2)
+        x = F.dropout(self.post_extract_proj(self.layer_norm(x)), rate, training=drops)
+        x = F.dropout(self.position_norm(x + self.pos_conv(x)), rate, training=drops)
+        bias = self.bias(x.shape[1])
+        for block, keep in zip(self.blocks, self.kept_layers(generator if drops else None)):
+            if keep:
+                x = block(x, bias, rate)
+        return x
+
+    def kept_layers(self, generator: torch.Generator | None) -> list[bool]:
+        """Which layers this batch passes: all, or each with probability 0.95 in training."""
+        if generator is None:
+            return [True] * len(self.blocks)
+        draws = torch.rand(len(self.blocks), generator=generator, device=generator.device)
+        return (draws > LAYERDROP).tolist()
+
+    def bias(self, length: int) -> Float[Tensor, "1 heads length length"]:
+        """The table's entry for every pair (query, key): a function of key - query alone, looked up once."""
+        buckets = relative_buckets(length, self.relative_bias.weight.device)
+        diagonals = self.relative_bias(buckets).T  # [heads, 2 length - 1], distance ascending
+        rows = diagonals.unfold(1, length, 1)  # row r: distances r - (length - 1) …; the query is length - 1 - r
+        return rows.flip(1).unsqueeze(0)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None) -> None:
+        """DeepNorm's start: Xavier with gain (8 depth)^-1/4 for values, outputs and the MLP."""
+        small = (8.0 * len(self.blocks)) ** -0.25
+        for name, part in self.named_modules():
+            if isinstance(part, nn.Linear):
+                damped = name.endswith(("v_proj", "out_proj", "fc1", "fc2"))
+                nn.init.xavier_normal_(part.weight, gain=small if damped else 1.0, generator=generator)
+                nn.init.zeros_(part.bias)
+            elif isinstance(part, nn.LayerNorm):
+                nn.init.ones_(part.weight)
+                nn.init.zeros_(part.bias)
+            elif isinstance(part, GatedAttention):
+                nn.init.ones_(part.grep_a)
+        nn.init.kaiming_uniform_(self.patch_embedding.weight, a=math.sqrt(5), generator=generator)
+        nn.init.xavier_normal_(self.relative_bias.weight, generator=generator)
+        conv = self.pos_conv
+        nn.init.normal_(conv.direction, std=math.sqrt(4.0 / (conv.kernel * self.embed_dim)), generator=generator)
+        conv.gain.copy_(conv.direction.norm(dim=(0, 1), keepdim=True))
+        nn.init.zeros_(conv.bias)
+
+
+@functools.lru_cache(maxsize=64)
+def relative_buckets(length: int, device: torch.device) -> Tensor:
+    """Bucket of every distance key - query in -(length - 1) … length - 1: exact to 79, then logarithmic to 800."""
+    with torch.inference_mode(False):  # a cached inference tensor could not take part in a later backward pass
+        distance = torch.arange(1 - length, length)
+        half, exact = BUCKETS // 2, BUCKETS // 4
+        size = distance.abs()
+        steps = torch.log(size.clamp(min=1).float() / exact) / math.log(MAX_DISTANCE / exact) * (half - exact)
+        far = (exact + steps.long()).clamp(max=half - 1)
+        return (torch.where(size < exact, size, far) + (distance > 0).long() * half).to(device)

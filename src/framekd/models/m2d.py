@@ -1,0 +1,74 @@
+"""M2D (Masked Modeling Duo, the audio encoder of M2D-CLAP; Niizumi et al. 2024): ViT-B on 16 × 16 patches."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from framekd.models.frame import Encoder, ReferenceLayout
+from framekd.models.mel import SlaneyMel
+from framekd.models.transformer import NORM_EPS, PatchEmbed, blocks, tokens
+
+PATCH = 16
+ROWS = 5  # frequency patches of 80 mels
+COLUMNS = 62  # time patches of a chunk
+CHUNK_FRAMES = 1001
+
+
+class M2d(Encoder):
+    """Frequency-major patches and a class token; the five embeddings of a time step are concatenated.
+
+    `norm_stats` (mean, standard deviation of the log-mel) travels with the weights and is never trained.
+    """
+
+    SIZES: ClassVar = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "rnn_hidden": 2048}
+    REFERENCE = ReferenceLayout(
+        prefixes=("model.m2d.backbone.", "model.backbone."),
+        upstream=("", "module.ar.runtime.backbone."),
+        constants=tuple(
+            f"{prefix}to_spec.{name}"
+            for prefix in ("model.m2d.", "model.")
+            for name in ("mel_basis", "stft.wsin", "stft.wcos", "stft.window_mask")
+        ),
+        dropped=("head.", "audio_proj.", "text_proj.", "text_encoder.", "decoder", "mask_token", "predictor."),
+    )
+
+    def __init__(self, *, width: int, depth: int, heads: int, mlp: int, **_: Any) -> None:
+        super().__init__()
+        self.front_end = SlaneyMel()
+        self.embed_dim = ROWS * width
+        self.cls_token = tokens(1, width)
+        self.pos_embed = tokens(1 + ROWS * COLUMNS, width)
+        self.norm_stats = nn.Parameter(torch.tensor([-7.1, 4.2]), requires_grad=False)
+        self.patch_embed = PatchEmbed(width)
+        self.blocks = blocks(width, depth, heads, mlp)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def top(self) -> list[nn.Module]:
+        return [self.norm]
+
+    def frontend(self, waveform: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        mean, std = self.norm_stats.detach().float()
+        return self.front_end(waveform, generator=generator).sub_(mean).div_(std)
+
+    def forward(
+        self, mel: Float[Tensor, "batch 1 bins frames"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch length width"]:
+        """Chunks of 1001 frames, each on its own; a last chunk that does not fill its patches is zero padded."""
+        mel = F.pad(mel, (0, -(mel.shape[-1] % CHUNK_FRAMES) % PATCH))
+        parts = [self.chunk(part) for part in mel.split(CHUNK_FRAMES, dim=-1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def chunk(self, mel: Tensor) -> Tensor:
+        x = self.patch_embed(mel)
+        batch, width, rows, columns = x.shape
+        grid = self.pos_embed[:, 1:].view(1, ROWS, COLUMNS, width)[:, :, :columns]
+        x = x.flatten(2).transpose(1, 2) + grid.reshape(1, rows * columns, width)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
+        x = torch.cat((first, x), dim=1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x[:, 1:]).view(batch, rows, columns, width)
+        return x.transpose(1, 2).reshape(batch, columns, rows * width)

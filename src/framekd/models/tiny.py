@@ -1,0 +1,40 @@
+"""A small student that is none of the paper's: proof of the way to add a model, and quick enough for tests."""
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from framekd.models.frame import Encoder
+from framekd.models.mel import DecibelMel
+from framekd.models.transformer import NORM_EPS, blocks
+
+STEP = 4
+
+
+class Tiny(Encoder):
+    """40-ms tokens as ATST-F's, positions by a depthwise convolution: any duration, 0.2 million parameters."""
+
+    SIZES: ClassVar = {"width": 64, "depth": 2, "heads": 2, "mlp": 256, "rnn_hidden": 32, "kernel": 15}
+
+    def __init__(self, *, width: int, depth: int, heads: int, mlp: int, kernel: int, **_: Any) -> None:
+        super().__init__()
+        self.front_end = DecibelMel()
+        self.embed_dim = width
+        self.embed = nn.Conv2d(1, width, kernel_size=(64, STEP), stride=STEP)
+        self.place = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.blocks = blocks(width, depth, heads, mlp)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def top(self) -> list[nn.Module]:
+        return [self.norm]
+
+    def forward(
+        self, mel: Float[Tensor, "batch 1 bins frames"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch length width"]:
+        x = self.embed(mel).squeeze(2)
+        x = (x + self.place(x)).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)

@@ -1,0 +1,95 @@
+"""What the ViT-type encoders share: pre-norm blocks on fused attention, patches, and their initialisation."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one projection for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int, *, qkv_bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the exact (erf) GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm x), then x + mlp(norm x)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, qkv_bias: bool = True) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = Attention(width, heads, qkv_bias=qkv_bias)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = Mlp(width, hidden)
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping 16 × 16 patches as a convolution: [batch, 1, rows, columns] → [batch, width, rows', columns']."""
+
+    def __init__(self, width: int, *, channels: int = 1, size: tuple[int, int] = (16, 16)) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, kernel_size=size, stride=size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+def blocks(width: int, depth: int, heads: int, hidden: int, *, qkv_bias: bool = True) -> nn.ModuleList:
+    """`depth` pre-norm blocks."""
+    return nn.ModuleList(Block(width, heads, hidden, qkv_bias=qkv_bias) for _ in range(depth))
+
+
+def tokens(count: int, width: int) -> nn.Parameter:
+    """A learned table [1, count, width] (tokens, positions), small at the start."""
+    return nn.Parameter(torch.zeros(1, count, width))
+
+
+@torch.no_grad()
+def init_vit(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Initialise a ViT-type encoder: Xavier linear layers, zero biases, unit norms, tables N(0, 0.02).
+
+    Xavier rather than a fixed 0.02, so that narrow models start at a sensible scale too.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight, generator=generator)
+        elif isinstance(part, nn.Conv2d):
+            nn.init.kaiming_uniform_(part.weight, a=math.sqrt(5), generator=generator)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.LayerNorm) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+        for table in part._parameters.values():
+            if table is not None and table.requires_grad and not isinstance(part, nn.Linear | nn.Conv2d | nn.LayerNorm):
+                nn.init.normal_(table, std=0.02, generator=generator)
