@@ -7,7 +7,7 @@ with job(snakemake.log[0], threads=snakemake.threads):
 
     evaluate(
         snakemake.input.weights,
-        stage=snakemake.wildcards.stage,
+        stage=snakemake.params.stage,
         setting=snakemake.wildcards.setting,
         data=snakemake.params.data,
         **snakemake.params.block,

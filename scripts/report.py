@@ -1,1 +1,16 @@
-"""Being written."""
+"""Write the report."""
+
+from framekd.pipeline import job
+
+with job(snakemake.log[0], threads=snakemake.threads):
+    from framekd.config import load
+    from framekd.report import write_report
+
+    config = load(snakemake.config)
+    missing = write_report(
+        snakemake.output[0],
+        results_dir=snakemake.params.results,
+        data_dir=snakemake.params.data,
+        config=config,
+    )
+    print(*missing, sep="\n")

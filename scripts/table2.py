@@ -1,1 +1,9 @@
-"""Being written."""
+"""Write table2 from the scores."""
+
+from framekd.pipeline import job
+
+with job(snakemake.log[0], threads=snakemake.threads):
+    from framekd import tables
+    from framekd.config import load
+
+    tables.write_table2(snakemake.params.results, load(snakemake.config))

@@ -42,7 +42,7 @@ rule table2:
     resources:
         **plan.resources("table"),
     params:
+        results=R,
         version=VERSIONS["tables"],
-        miniature=cfg.miniature is not None,
     script:
         "../../scripts/table2.py"

@@ -1,24 +1,49 @@
-# PSDS1 of every model of a setting, and of the ensemble of its teachers.
-rule evaluate:
+# PSDS1 of every model of a setting on the evaluation clips, and of the ensemble of its teachers; then Table I.
+rule evaluate_teachers:
     input:
         coverage=f"{D}/coverage.tsv",
-        weights=lambda wildcards: plan.runs(wildcards.stage, wildcards.setting),
+        weights=lambda wildcards: plan.runs("teachers", wildcards.setting),
     output:
-        table=f"{R}/evaluation/{{stage}}/{{setting}}.csv",
-        per_class=f"{R}/evaluation/{{stage}}/{{setting}}.per_class.csv",
-        examples=f"{R}/evaluation/{{stage}}/{{setting}}.examples.npz",
+        table=f"{R}/evaluation/teachers/{{setting}}.csv",
+        ensemble=f"{R}/evaluation/ensembles/{{setting}}.csv",
+        per_class=f"{R}/evaluation/teachers/{{setting}}.per_class.csv",
+        examples=f"{R}/evaluation/teachers/{{setting}}.examples.npz",
     log:
-        f"{R}/logs/evaluate/{{stage}}/{{setting}}.log",
+        f"{R}/logs/evaluate/teachers/{{setting}}.log",
     benchmark:
-        f"{R}/benchmarks/evaluate/{{stage}}/{{setting}}.tsv"
-    wildcard_constraints:
-        stage="teachers|students",
+        f"{R}/benchmarks/evaluate/teachers/{{setting}}.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("evaluate")
     resources:
         **plan.resources("evaluate"),
     params:
+        stage="teachers",
+        block=plan.evaluation(),
+        data=D,
+    script:
+        "../../scripts/evaluate.py"
+
+
+rule evaluate_students:
+    input:
+        coverage=f"{D}/coverage.tsv",
+        weights=lambda wildcards: plan.runs("students", wildcards.setting),
+    output:
+        table=f"{R}/evaluation/students/{{setting}}.csv",
+        per_class=f"{R}/evaluation/students/{{setting}}.per_class.csv",
+        examples=f"{R}/evaluation/students/{{setting}}.examples.npz",
+    log:
+        f"{R}/logs/evaluate/students/{{setting}}.log",
+    benchmark:
+        f"{R}/benchmarks/evaluate/students/{{setting}}.tsv"
+    conda:
+        "../envs/framekd.yaml"
+    threads: plan.threads("evaluate")
+    resources:
+        **plan.resources("evaluate"),
+    params:
+        stage="students",
         block=plan.evaluation(),
         data=D,
     script:
@@ -42,9 +67,9 @@ rule table1:
     resources:
         **plan.resources("table"),
     params:
+        results=R,
         settings=plan.settings_table,
         version=VERSIONS["tables"],
-        miniature=cfg.miniature is not None,
     script:
         "../../scripts/table1.py"
 
@@ -55,7 +80,9 @@ rule teachers:
             f"{R}/evaluation/teachers/{{setting}}.csv", setting=plan.teacher_settings
         ),
     output:
-        f"{R}/teachers.csv",
+        csv=f"{R}/teachers.csv",
+        md=f"{R}/teachers.md",
+        tex=f"{R}/teachers.tex",
     log:
         f"{R}/logs/teachers.log",
     benchmark:
@@ -66,6 +93,7 @@ rule teachers:
     resources:
         **plan.resources("table"),
     params:
+        results=R,
         version=VERSIONS["tables"],
     script:
         "../../scripts/teachers.py"
@@ -86,6 +114,7 @@ rule significance:
     resources:
         **plan.resources("table"),
     params:
+        results=R,
         settings=plan.settings_table,
         block=plan.significance(),
         version=VERSIONS["tables"],

@@ -79,6 +79,15 @@ class Config(Block):
     miniature: Miniature | None = field(None, "the embedded miniature instead of AudioSet; null is the real data")
     resources: dict[str, Resources] = Field(default_factory=default_resources, description="resources per stage")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _dropped(cls, values: Any) -> Any:
+        """Settings written as null are not there."""
+        settings = values.get("settings") if isinstance(values, dict) else None
+        if not isinstance(settings, dict):
+            return values
+        return {**values, "settings": {name: block for name, block in settings.items() if block is not None}}
+
     @model_validator(mode="after")
     def _agree(self) -> Config:
         for name in self.step2.train:
@@ -124,9 +133,12 @@ class Config(Block):
 
 
 def load(values: dict[str, Any], *, source: str = "configuration") -> Config:
-    """Check `values` (as YAML gives them) and fill in the paper's numbers; mistakes are a :class:`UserError`."""
+    """Lay `values` (as YAML gives them) over the paper's numbers and check them; mistakes are a :class:`UserError`.
+
+    A setting or a published checkpoint of the paper is dropped by writing null for it.
+    """
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(merge(Config().model_dump(mode="json", by_alias=True), values))
     except ValidationError as error:
         raise UserError(f"{source}: " + explain(error, Config)) from None
 

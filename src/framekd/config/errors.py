@@ -58,7 +58,7 @@ def explain(error: ValidationError, model: type[BaseModel], *, prefix: tuple = (
             continue
         expected = item["msg"].removeprefix("Value error, ")
         expected = expected[0].lower() + expected[1:] if expected.startswith(("Input", "Value")) else expected
-        sentence = f"{name or 'the configuration'}: {expected}"
+        sentence = f"{name}: {expected}" if name else expected
         if item["type"] != "value_error":
             sentence += f", but it is {item['input']!r}"
             info = known.get(str(path[-1])) if path else None

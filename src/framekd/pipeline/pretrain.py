@@ -1,0 +1,89 @@
+"""Steps 1 and 2: published checkpoints, weights from a seed, and training on AudioSet Weak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from framekd import checkpoints
+from framekd.config import Recipe
+from framekd.data import ClipSet, Loader, chunks, weak_set
+from framekd.labels import read_weak_classes
+from framekd.metrics import mean_average_precision
+from framekd.models import FrameModel, build_model
+from framekd.pipeline.common import device, label_file, open_store, provenance
+from framekd.store import Store
+from framekd.train import Fit, fit, torch_generator
+
+
+def step1(model: str, block: Mapping[str, Any], *, downloads: str, out: str) -> None:
+    """A published checkpoint as our own (`url`), or weights drawn from a seed (`seed`)."""
+    made = build_model(model, sizes=block["sizes"])
+    if "seed" in block:
+        made.init_weights(torch_generator(block["seed"], "step1", model))
+        source: Mapping[str, Any] = {"seed": block["seed"]}
+    else:
+        path = Path(downloads) / block["url"].rsplit("/", 1)[-1]
+        checkpoints.fetch(block["url"], path, sha256=block["sha256"])
+        checkpoints.load_reference(made, checkpoints.read_weights(path), heads=False)
+        source = {"url": block["url"], "file": path.name}
+    checkpoints.save_checkpoint(Path(out).parent, made, classes=None, provenance=provenance(None, **source))
+
+
+def step2(block: Mapping[str, Any], *, start: str, data: str, splits: Sequence[str], out: str) -> None:
+    """Train on the clip labels of AudioSet Weak, and note the mAP on its evaluation clips."""
+    recipe, seed = Recipe.model_validate(block["recipe"]), block["seed"]
+    classes = read_weak_classes(label_file(data, "class_labels"))
+    store = open_store(data)
+    clips = weak_set(store, [label_file(data, split) for split in splits], classes)
+    model = start_from(start, n_classes=len(classes), generator=torch_generator(seed, "init"))
+    directory = Path(out).parent
+
+    def finish(result: Fit) -> None:
+        score = weak_map(model, store, label_file(data, "eval"), classes)
+        note = provenance(start, seed=seed, recipe=block["recipe"], mean_average_precision=score, **result.provenance)
+        checkpoints.save_checkpoint(directory, model, classes=classes.names, provenance=note)
+
+    loader = Loader(clips, recipe, seed=seed)
+    fit(
+        model,
+        loader,
+        recipe,
+        lr=recipe.rate(model.name),
+        seed=seed,
+        directory=directory,
+        objective="weak",
+        finish=finish,
+    )
+
+
+def start_from(
+    start: str | Path,
+    *,
+    n_classes: int,
+    generator: torch.Generator,
+    sequence_model: str | None = None,
+    head_std: float | None = None,
+) -> FrameModel:
+    """The encoder of a checkpoint with new heads (and a new BiGRU), drawn from `generator`."""
+    spec = checkpoints.read_spec(Path(start).parent)
+    model = build_model(spec["model"], n_classes=n_classes, sequence_model=sequence_model, sizes=spec["sizes"])
+    model.init_sequence_model(generator)
+    model.new_heads(generator=generator, std=head_std)
+    checkpoints.load_encoder(model, Path(start).parent)
+    return model
+
+
+@torch.no_grad()
+def weak_map(model: FrameModel, store: Store, segments: Path, classes: Any) -> float | None:
+    """mAP on the evaluation clips of AudioSet Weak that are in the store; None if there are none."""
+    clips: ClipSet = weak_set(store, segments, classes)
+    model.eval().to(device())
+    scores, labels = [], []
+    for batch in chunks(clips, 64):
+        scores.append(model(model.frontend(batch.waveform.to(device())))[1].cpu())
+        labels.append(batch.clip_labels)
+    return mean_average_precision(torch.cat(scores).numpy(), torch.cat(labels).numpy()).value
