@@ -55,9 +55,7 @@ def evaluate(
 def _load(path: str, clips: ClipSet) -> FrameModel:
     model, spec = checkpoints.load_checkpoint(Path(path).parent)
     if tuple(spec["classes"]) != tuple(clips.classes.names):
-        raise UserError(
-            f"{path}: was trained on other classes than {len(clips.classes)} of the label files; train it again"
-        )
+        raise UserError(f"{path}: was trained on other classes than the {len(clips.classes)} of the label files")
     return model.eval().to(device())
 
 

@@ -47,16 +47,16 @@ def step2(block: Mapping[str, Any], *, start: str, data: str, splits: Sequence[s
         note = provenance(start, seed=seed, recipe=block["recipe"], mean_average_precision=score, **result.provenance)
         checkpoints.save_checkpoint(directory, model, classes=classes.names, provenance=note)
 
-    loader = Loader(clips, recipe, seed=seed)
     fit(
         model,
-        loader,
+        Loader(clips, recipe, seed=seed),
         recipe,
         lr=recipe.rate(model.name),
         seed=seed,
         directory=directory,
         objective="weak",
         finish=finish,
+        identity={"start": str(start), "clips": len(clips)},
     )
 
 

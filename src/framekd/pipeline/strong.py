@@ -29,7 +29,7 @@ def train(
     """Train one model per seed on frame labels (and on the ensemble's), from the encoder in `start`."""
     recipe = Recipe.model_validate(block["recipe"])
     clips = training_clips(data)
-    soft = SoftLabels(ensemble, clips.classes.names) if ensemble else None
+    soft = SoftLabels(ensemble, clips.classes) if ensemble else None
     for seed, weights in runs.items():
         _train_one(block, recipe, clips, soft, start=start, seed=seed, directory=Path(weights).parent)
 
@@ -76,9 +76,7 @@ def split(clips: ClipSet, share: float, *, seed: int) -> tuple[ClipSet, ClipSet]
     order = numpy_generator(seed, "validation clips").permutation(len(clips))
     held = round(share * len(clips))
     if share and not 0 < held < len(clips):
-        raise UserError(
-            f"validation_share: {share} of {len(clips)} clips leaves nothing to train on or to validate with"
-        )
+        raise UserError(f"validation_share: {share} of {len(clips)} clips leaves one of the two parts empty")
     return clips.select(np.sort(order[held:])), clips.select(np.sort(order[:held]))
 
 
@@ -95,5 +93,5 @@ def validator(clips: ClipSet, recipe: Recipe) -> Callable[[FrameModel], Mapping[
 def average(teachers: Sequence[str], *, data: str, batch_size: int, out: str) -> None:
     """Logits of all teachers on all training clips, averaged per class and frame."""
     clips = training_clips(data)
-    members = [checkpoints.load_checkpoint(Path(weights).parent)[0] for weights in teachers]
-    write_ensemble(out, members, clips, classes=clips.classes.names, batch_size=batch_size, device=device())
+    members = [Path(weights).parent for weights in teachers]
+    write_ensemble(out, members, clips, classes=clips.classes, batch_size=batch_size, device=device())
