@@ -1,0 +1,248 @@
+"""Compiled parts of the PSDS: from score curves to changes of the counts, and from changes to the curve.
+
+A change point (s, f, t) says: when the threshold falls to s, false positives grow by f and true positives by t.
+Thresholds between which more than `limit` false positives have been seen can never come back onto the curve, because
+further clips only add; the changes within such a dead interval are therefore summed into its upper end.
+Explicit signatures: compiled once, when the module is first imported, and kept on disk.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+
+@njit("f8(f8)", **_OPTIONS)
+def _micro(x):
+    """Rounded to 6 decimals as numpy.round does it (the reference's time_decimals)."""
+    return np.rint(x * 1e6) / 1e6
+
+
+@njit("UniTuple(i8, 2)(f8[::1], f8, f8[::1], f8[::1], f8[::1], f8, f8, f8[::1])", **_OPTIONS)
+def count_at(column, threshold, stamps, onsets, offsets, dtc, gtc, covered):
+    """False positives and detected events of one clip and class when every score >= threshold is a detection.
+
+    column [frames]; stamps [frames + 1] seconds; onsets and offsets [events] seconds; covered [events] is scratch.
+    """
+    n_frames, n_events = column.shape[0], onsets.shape[0]
+    covered[:n_events] = 0.0
+    false_positives = 0
+    t = 0
+    while t < n_frames:
+        if not (column[t] >= threshold and column[t] > -np.inf):
+            t += 1
+            continue
+        start = stamps[t]
+        while t < n_frames and column[t] >= threshold and column[t] > -np.inf:
+            t += 1
+        end = stamps[t]
+        inside = 0.0
+        for e in range(n_events):
+            inside += max(min(end, offsets[e]) - max(start, onsets[e]), 0.0)
+        if _micro(inside) >= _micro(dtc * (end - start)):
+            for e in range(n_events):
+                covered[e] += max(min(end, offsets[e]) - max(start, onsets[e]), 0.0)
+        else:
+            false_positives += 1
+    hits = 0
+    for e in range(n_events):
+        if _micro(covered[e]) >= _micro(gtc * (offsets[e] - onsets[e])):
+            hits += 1
+    return false_positives, hits
+
+
+@njit(inline="always")
+def _push(score, fp, tp, k, buf_s, buf_fp, buf_tp, count):
+    i = count[k]
+    buf_s[k, i] = score
+    buf_fp[k, i] = fp
+    buf_tp[k, i] = tp
+    count[k] = i + 1
+
+
+@njit(inline="always")
+def _alive(score, hi, lo, tail):
+    """Whether a change at this score has to be kept by itself: outside the dead interval lo < s <= hi."""
+    return score > hi or (not tail and score <= lo)
+
+
+@njit(
+    "void(f8[::1], i8, f8, f8, b1, f8[:, ::1], i4[:, ::1], i4[:, ::1], i8[::1])",
+    **_OPTIONS,
+)
+def _cell_without_events(column, k, hi, lo, tail, buf_s, buf_fp, buf_tp, count):
+    """Every detection is false: one more at each local maximum of the curve, one less at each local minimum."""
+    n_frames = column.shape[0]
+    absorbed = 0
+    before = -np.inf
+    for t in range(n_frames):
+        score = column[t]
+        after = column[t + 1] if t + 1 < n_frames else -np.inf
+        delta = (1 if score > before else 0) - (1 if after > score else 0)
+        before = score
+        if delta == 0 or score == -np.inf:
+            continue
+        if _alive(score, hi, lo, tail):
+            _push(score, delta, 0, k, buf_s, buf_fp, buf_tp, count)
+        else:
+            absorbed += delta
+    if absorbed != 0 and not tail:
+        _push(hi, absorbed, 0, k, buf_s, buf_fp, buf_tp, count)
+
+
+@njit(
+    "void(f8[::1], f8[::1], f8[::1], f8[::1], f8, f8, i8, f8, f8, b1,"
+    "f8[:, ::1], i4[:, ::1], i4[:, ::1], i8[::1], f8[::1])",
+    **_OPTIONS,
+)
+def _cell_with_events(
+    column, stamps, onsets, offsets, dtc, gtc, k, hi, lo, tail, buf_s, buf_fp, buf_tp, count, covered
+):
+    """Walk the distinct scores downwards and count; inside the dead interval only its lower end is counted."""
+    order = np.sort(column)
+    fp_before, tp_before = 0, 0
+    for i in range(order.shape[0] - 1, -1, -1):
+        score = order[i]
+        if i > 0 and order[i - 1] == score:
+            continue
+        if not _alive(score, hi, lo, tail):
+            if tail:
+                return
+            if i > 0 and not _alive(order[i - 1], hi, lo, tail):
+                continue
+        fp, tp = count_at(column, score, stamps, onsets, offsets, dtc, gtc, covered)
+        if fp != fp_before or tp != tp_before:
+            _push(score, fp - fp_before, tp - tp_before, k, buf_s, buf_fp, buf_tp, count)
+        fp_before, tp_before = fp, tp
+
+
+def _block(
+    scores, rows, first, c0, c1, ev_start, ev_class, ev_on, ev_off, stamps, dtc, gtc,
+    buf_s, buf_fp, buf_tp, count, hi, lo, tail,
+):  # fmt: skip
+    """Changes of the classes c0 … c1-1 in a block of clips, appended to the classes' buffers.
+
+    scores [clips, frames, classes]; rows [clips]: the clips' places in the event table (ev_start, sorted by class);
+    first: clip to begin with. Returns the next clip to do (all done: the number of clips; sooner: a buffer is nearly
+    full and wants compaction), or -1 - clip for a clip with NaN.
+    """
+    n_clips, n_frames = scores.shape[0], scores.shape[1]
+    width = c1 - c0
+    room = buf_s.shape[1] - n_frames - 2
+    top = np.empty(width, scores.dtype)
+    low = np.empty(width, scores.dtype)
+    nan = np.empty(width, np.int32)
+    column = np.empty(n_frames, np.float64)
+    for n in range(first, n_clips):
+        for k in range(width):
+            if count[k] > room:
+                return n
+        for k in range(width):
+            top[k] = -np.inf
+            low[k] = np.inf
+            nan[k] = 0
+        for t in range(n_frames):
+            frame = scores[n, t, c0:c1]
+            for k in range(np.uint64(width)):  # unsigned: no look for negative indices, so it is vectorised
+                v = frame[k]
+                top[k] = v if v > top[k] else top[k]
+                low[k] = v if v < low[k] else low[k]
+                nan[k] |= v != v
+        for k in range(width):
+            if nan[k]:
+                return -1 - n
+        e, end = ev_start[rows[n]], ev_start[rows[n] + 1]
+        while e < end and ev_class[e] < c0:
+            e += 1
+        for k in range(width):
+            stop = e
+            while stop < end and ev_class[stop] == c0 + k:
+                stop += 1
+            if top[k] <= hi[k] and stop == e:
+                if tail[k]:
+                    continue
+                if low[k] > lo[k]:
+                    # the whole curve lies in the dead interval: it ends as one detection
+                    _push(hi[k], 1, 0, k, buf_s, buf_fp, buf_tp, count)
+                    continue
+            for t in range(n_frames):
+                column[t] = scores[n, t, c0 + k]
+            if stop == e:
+                _cell_without_events(column, k, hi[k], lo[k], tail[k], buf_s, buf_fp, buf_tp, count)
+            else:
+                covered = np.empty(stop - e, np.float64)
+                _cell_with_events(
+                    column, stamps, ev_on[e:stop], ev_off[e:stop], dtc, gtc, k, hi[k], lo[k], tail[k],
+                    buf_s, buf_fp, buf_tp, count, covered,
+                )  # fmt: skip
+            e = stop
+    return n_clips
+
+
+_BLOCK = (
+    "i8({0}[:, :, ::1], i8[::1], i8, i8, i8, i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8, f8,"
+    "f8[:, ::1], i4[:, ::1], i4[:, ::1], i8[::1], f8[::1], f8[::1], b1[::1])"
+)
+block = njit([_BLOCK.format("f4"), _BLOCK.format("f8")], **_OPTIONS)(_block)
+
+
+@njit("Tuple((i8, f8, f8, b1))(i8[::1], f8[::1], i4[::1], i4[::1], i8, f8[::1], i4[::1], i4[::1])", **_OPTIONS)
+def compact(order, score, fp, tp, limit, out_s, out_fp, out_tp):
+    """Sum equal scores and dead intervals. order: ascending argsort of score. Written to out_*, descending.
+
+    Returns (entries written, hi, lo, tail): the dead interval lo < s <= hi that swallowed most entries; tail says
+    that it has no lower end. hi = -inf: none yet.
+    """
+    written = 0
+    total_fp = 0
+    dead = False
+    swallowed, most = 0, -1
+    start = 0.0
+    hi, lo, tail = -np.inf, -np.inf, False
+    i = order.shape[0] - 1
+    while i >= 0:
+        value = score[order[i]]
+        d_fp, d_tp = 0, 0
+        while i >= 0 and score[order[i]] == value:
+            d_fp += fp[order[i]]
+            d_tp += tp[order[i]]
+            i -= 1
+        if d_fp == 0 and d_tp == 0:
+            continue
+        total_fp += d_fp
+        if dead and total_fp > limit:
+            out_fp[written - 1] += d_fp
+            out_tp[written - 1] += d_tp
+            swallowed += 1
+            continue
+        if dead:
+            dead = False
+            if swallowed > most:
+                most, hi, lo = swallowed, start, value
+        elif total_fp > limit:
+            dead, swallowed, start = True, 0, value
+        out_s[written] = value
+        out_fp[written] = d_fp
+        out_tp[written] = d_tp
+        written += 1
+    if dead:
+        # open below: whatever else comes at or under its upper end is off the curve for good
+        hi, lo, tail = start, -np.inf, True
+    return written, hi, lo, tail
+
+
+@njit("void(f8[::1], i4[::1], i4[::1], i8, i8[::1])", **_OPTIONS)
+def best_hits(score, fp, tp, n, best):
+    """best[f]: most detected events at any threshold with at most f false positives. Entries descending, distinct."""
+    best[:] = 0
+    total_fp, total_tp = 0, 0
+    for i in range(n):
+        total_fp += fp[i]
+        total_tp += tp[i]
+        if total_fp < best.shape[0] and total_tp > best[total_fp]:
+            best[total_fp] = total_tp
+    for f in range(1, best.shape[0]):
+        if best[f] < best[f - 1]:
+            best[f] = best[f - 1]
