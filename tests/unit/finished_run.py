@@ -62,19 +62,15 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
     """Tables, histories, per-class scores, examples, coverage and benchmarks."""
     draw = np.random.default_rng(1)
     write_evaluations(results, settings)
-    tables.write_table1(results, settings, published_dir=published)
-    tables.write_teachers(results, settings, published_dir=published)
-    tables.write_table2(results, settings, published_dir=published)
-    tables.write_orderings(results, settings, published_dir=published)
-    rows = [
-        {"comparison": f"proposed > {name}", "model": m, "eps_min": draw.uniform(0, 0.5), "significant": m == "BEATs",
-         "alpha": 0.05, "comparisons": 5, "seeds": "3 vs 3"}
-        for name in ("li_et_al", "without_kd") for m in MODELS
-    ]  # fmt: skip
-    write_csv(results / "significance.csv", rows)
+    table, own = tables.evaluations(settings, results)
+    note = {"miniature": settings.miniature is not None, "published_dir": published}
+    tables.write_table1(table, results / "table1.csv", **note)
+    tables.write_teachers(own, results / "teachers.csv", **note)
+    tables.write_table2(sorted(results.glob("downstream/*/*/*.csv")), results / "table2.csv", **note)
+    tables.write_significance(table, results / "significance.csv", alpha=0.05, comparisons=5, epsilon=0.2)
     base = {"stage": "students", "setting": "proposed"}
     rows = [{**base, "model": m, "seed": 1, "class": c, "psds1": draw.uniform(0, 0.6)} for m in MODELS for c in CLASSES]
-    write_csv(results / "evaluation" / "students" / "proposed_classes.csv", rows)
+    write_csv(results / "evaluation" / "students" / "proposed.per_class.csv", rows)
     for stage, setting, model, seed in itertools.product(("teachers", "students"), ("proposed",), MODELS, (1, 2)):
         folder = results / stage / setting / model / f"seed{seed}"
         folder.mkdir(parents=True)
@@ -82,9 +78,12 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
         lines = [json.dumps({"step": i + 1, "train/loss": value}) for i, value in enumerate(loss)]
         (folder / "history.jsonl").write_text("\n".join(lines) + "\n")
     write_examples(
-        results / "evaluation" / "examples.npz", example_clips(), classes=CLASSES, title="proposed student, ATST-F"
+        results / "evaluation" / "students" / "proposed.examples.npz",
+        example_clips(),
+        classes=CLASSES,
+        title="proposed student, ATST-F",
     )
     rows = [{"split": s, "wanted": 100, "ok": 97, "gone": 2, "corrupt": 1} for s in ("strong_train", "strong_eval")]
-    write_csv(data / "store" / "coverage.tsv", rows, sep="\t")
+    write_csv(data / "coverage.tsv", rows, sep="\t")
     for stage, seconds in {"teacher": 300.0, "student": 500.0, "evaluate": 42.0}.items():
         write_csv(results / "benchmarks" / stage / "proposed.tsv", [{"s": seconds, "max_rss": 900.0}], sep="\t")

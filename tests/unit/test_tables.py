@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -14,14 +15,17 @@ from framekd import config, tables
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "config" / "published"
-MODELS = list(config.MODELS)
 
 
 @pytest.fixture
 def run(tmp_path):
     settings = config.load({"results_dir": str(tmp_path)})
     write_evaluations(tmp_path, settings)
-    return tmp_path, settings
+    return tmp_path, *tables.evaluations(settings, tmp_path)
+
+
+def downstream(results: Path) -> list[Path]:
+    return sorted(results.glob("downstream/*/*/*.csv"))
 
 
 def test_published_numbers_are_the_papers():
@@ -36,12 +40,11 @@ def test_published_numbers_are_the_papers():
 
 
 def test_table1_matches_a_computation_by_hand(run):
-    results, settings = run
-    frame = tables.table1(results, settings, published_dir=PUBLISHED)
+    results, table, _ = run
+    frame = tables.table1(table, published_dir=PUBLISHED)
     assert list(frame.columns) == ["setting", "model", "mean", "std", "n", "published", "difference"]
-    assert list(dict.fromkeys(frame["setting"])) == [
-        "li_et_al", "proposed", "without_kd", "without_rnn", "without_step2",
-    ]  # fmt: skip
+    order = ["li_et_al", "proposed", "without_kd", "without_rnn", "without_step2"]
+    assert list(dict.fromkeys(frame["setting"])) == order
     rows = pd.read_csv(results / "evaluation" / "students" / "proposed.csv")
     values = 100 * rows.loc[rows["model"] == "M2D", "psds1"].to_numpy()
     cell = frame[(frame["setting"] == "proposed") & (frame["model"] == "M2D")].iloc[0]
@@ -55,42 +58,64 @@ def test_table1_matches_a_computation_by_hand(run):
 
 def test_without_kd_scores_the_teachers(run):
     """The row without distillation is that of the plain teachers, which another setting trained."""
-    results, settings = run
-    frame = tables.table1(results, settings, published_dir=PUBLISHED).set_index(["setting", "model"])
+    results, table, _ = run
+    frame = tables.table1(table, published_dir=PUBLISHED).set_index(["setting", "model"])
     plain = pd.read_csv(results / "evaluation" / "teachers" / "without_rnn.csv")
     expected = 100 * plain.loc[plain["model"] == "ASiT", "psds1"].mean()
     assert frame.loc[("without_kd", "ASiT"), "mean"] == pytest.approx(expected)
 
 
-def test_teachers_have_average_and_ensemble(run):
-    results, settings = run
-    frame = tables.teachers(results, settings, published_dir=PUBLISHED)
-    assert set(frame["setting"]) == {"proposed", "without_rnn", "without_step2"}
-    assert set(frame["model"]) == {*MODELS, tables.AVERAGE, tables.ENSEMBLE}
+@pytest.mark.parametrize("inside", [False, True])
+def test_teachers_have_average_and_ensemble(run, inside):
+    """The ensemble's row may stand in a file of its own, or among its teachers' rows."""
+    results, _, own = run
+    together = pd.read_csv(results / "evaluation" / "ensembles" / "proposed.csv")
+    if inside:
+        both = pd.concat([pd.read_csv(own["proposed"]), together])
+        both.to_csv(own["proposed"], index=False)
+        (results / "evaluation" / "ensembles" / "proposed.csv").unlink()
+    frame = tables.teachers(own, published_dir=PUBLISHED)
+    assert list(dict.fromkeys(frame["setting"])) == ["proposed", "without_rnn", "without_step2"]
+    assert set(frame["model"]) == {*config.MODELS, tables.AVERAGE, tables.ENSEMBLE}
     ensemble = frame[(frame["setting"] == "proposed") & (frame["model"] == tables.ENSEMBLE)].iloc[0]
+    assert ensemble["mean"] == pytest.approx(100 * together["psds1"].iloc[0])
     assert ensemble["n"] == 1 and math.isnan(ensemble["std"]) and ensemble["published"] == 47.1
 
 
 def test_table2_has_every_cell(run):
-    results, settings = run
-    frame = tables.table2(results, settings, published_dir=PUBLISHED)
+    results, _, _ = run
+    paths = downstream(results)
+    frame = tables.table2(paths, published_dir=PUBLISHED)
     assert len(frame) == 90 and not frame.isna().any().any()
     assert len(tables.wide_table2(frame)) == 15
+    rows = pd.read_csv(paths[0])
+    first = rows.iloc[0]
+    same = (frame["model"] == first["model"]) & (frame["checkpoint"] == first["checkpoint"])
+    cell = frame[same & (frame["mode"] == "frozen") & (frame["task"] == first["task"])].iloc[0]
+    assert cell["mean"] == pytest.approx(100 * rows.loc[rows["mode"] == "frozen", "value"].mean())
+    rows[rows["mode"] != "frozen"].to_csv(paths[0], index=False)
+    with pytest.raises(config.UserError, match="frozen"):
+        tables.table2(paths, published_dir=PUBLISHED)
+
+
+def settings_with(levels: dict[str, float], folder: Path) -> dict[str, Path]:
+    """Evaluations of one model with three seeds, 0.01 apart, from a level per setting."""
+    paths = {}
+    for name, level in levels.items():
+        rows = [{"model": "ATST-F", "seed": s, "psds1": level + 0.01 * s} for s in (1, 2, 3)]
+        rows.append({"model": "ensemble", "seed": None, "psds1": level + 0.05})
+        paths[name] = folder / f"{name}.csv"
+        pd.DataFrame(rows).to_csv(paths[name], index=False)
+    return paths
 
 
 def test_orderings_follow_the_seeds(tmp_path):
     """A gap beyond the seeds' spread is shown, its opposite is reversed, and a small one is neither."""
-    settings = config.load({"models": ["ATST-F"], "step2": {"train": []}})
-    base = {"proposed": 0.40, "without_rnn": 0.30, "without_step2": 0.401, "li_et_al": 0.45}
-    for stage in ("students", "teachers", "ensembles"):
-        for name, level in base.items():
-            path = tmp_path / "evaluation" / stage / f"{name}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            seeds = [""] if stage == "ensembles" else [1, 2, 3]
-            who = "ensemble" if stage == "ensembles" else "ATST-F"
-            rows = [{"model": who, "seed": s, "psds1": level + 0.01 * i} for i, s in enumerate(seeds)]
-            pd.DataFrame(rows).to_csv(path, index=False)
-    frame = tables.orderings(tmp_path, settings, published_dir=PUBLISHED)
+    levels = {"proposed": 0.4, "without_kd": 0.3, "without_rnn": 0.2, "without_step2": 0.401, "li_et_al": 0.45}
+    paths = settings_with(levels, tmp_path)
+    one = tables.table1(paths, published_dir=PUBLISHED)
+    own = tables.teachers({name: paths[name] for name in ("proposed", "without_rnn")}, published_dir=PUBLISHED)
+    frame = tables.orderings(one, own)
     found = frame[(frame["stage"] == "Table I") & (frame["model"] == "ATST-F")].set_index("ordering")
     assert found["verdict"].to_dict() == {
         "KD over none": "shown",
@@ -98,54 +123,61 @@ def test_orderings_follow_the_seeds(tmp_path):
         "Step 2 over none": "within spread",
         "all three steps over none": "reversed",
     }
-    assert found.loc["RNN over none", "gap"] == pytest.approx(10)
-    assert found.loc["RNN over none", "spread"] == pytest.approx(math.sqrt(2))
+    assert found.loc["KD over none", "gap"] == pytest.approx(10)
+    assert found.loc["KD over none", "spread"] == pytest.approx(math.sqrt(2))
     assert found.loc["KD over none", "published_gap"] == pytest.approx(4.0)
+    together = frame[frame["ordering"].str.startswith("ensemble")]
+    assert len(together) == 2 and together["gap"].tolist() == pytest.approx([3, 3])
+
+
+def test_significance_follows_the_gap(tmp_path):
+    paths = settings_with({"proposed": 0.4, "without_kd": 0.3, "without_rnn": 0.4}, tmp_path)
+    frame = tables.significance(paths).set_index("comparison")
+    clear, equal = frame.loc["proposed > without_kd"], frame.loc["proposed > without_rnn"]
+    assert clear["eps_min"] == 0 and clear["significant"] and not equal["significant"]
+    assert (frame["comparisons"] == 5).all() and (frame["alpha"] == 0.05).all() and (frame["seeds"] == "3 vs 3").all()
 
 
 def test_a_gap_is_refused(run):
-    results, settings = run
+    results, table, _ = run
     path = results / "evaluation" / "students" / "proposed.csv"
     rows = pd.read_csv(path)
     rows[rows["model"] != "BEATs"].to_csv(path, index=False)
     with pytest.raises(config.UserError, match="no score of BEATs"):
-        tables.table1(results, settings, published_dir=PUBLISHED)
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"proposed\.csv"):
-        tables.table1(results, settings, published_dir=PUBLISHED)
-
-
-def test_an_empty_score_is_refused(run):
-    results, settings = run
-    path = results / "evaluation" / "students" / "proposed.csv"
-    rows = pd.read_csv(path)
+        tables.table1(table, published_dir=PUBLISHED)
     rows.loc[3, "psds1"] = np.nan
     rows.to_csv(path, index=False)
     with pytest.raises(config.UserError, match="empty"):
-        tables.table1(results, settings, published_dir=PUBLISHED)
+        tables.table1(table, published_dir=PUBLISHED)
+    rows.dropna().to_csv(path, index=False)
+    with pytest.raises(config.UserError, match="different seeds"):
+        tables.table1(table, published_dir=PUBLISHED)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"proposed\.csv"):
+        tables.table1(table, published_dir=PUBLISHED)
+
+
+def write_all(results: Path, table: tables.Paths, own: tables.Paths, **note) -> dict[str, bytes]:
+    tables.write_table1(table, results / "table1.csv", published_dir=PUBLISHED, **note)
+    tables.write_teachers(own, results / "teachers.csv", published_dir=PUBLISHED, **note)
+    tables.write_table2(downstream(results), results / "table2.csv", published_dir=PUBLISHED, **note)
+    tables.write_significance(table, results / "significance.csv", alpha=0.05, comparisons=5, epsilon=0.2)
+    return {path.name: path.read_bytes() for path in results.glob("*.*")}
 
 
 def test_written_tables_are_equal_bytes_and_readable(run):
-    results, settings = run
-    first = {}
-    for _ in range(2):
-        tables.write_table1(results, settings, published_dir=PUBLISHED)
-        tables.write_teachers(results, settings, published_dir=PUBLISHED)
-        tables.write_table2(results, settings, published_dir=PUBLISHED)
-        tables.write_orderings(results, settings, published_dir=PUBLISHED)
-        now = {path.name: path.read_bytes() for path in results.glob("*.*")}
-        first = first or now
-        assert now == first
-    assert {f"{name}.{end}" for name in ("table1", "table2", "teachers") for end in ("csv", "md", "tex")} <= set(first)
+    first = write_all(*run)
+    assert write_all(*run) == first
+    ends = {f"{name}.{end}" for name in ("table1", "table2", "teachers") for end in ("csv", "md", "tex")}
+    assert first.keys() == ends | {"significance.csv"}
     text = first["table1.md"].decode()
     assert "| without Step 2 |" in text and "(46.5, " in text and "miniature" not in text
     tex = first["table1.tex"].decode()
     assert tex.count(r"\\") == 6 and r"\toprule" in tex and "±" not in tex
 
 
-def test_the_miniature_is_called_not_comparable(tmp_path):
-    settings = config.load({"miniature": {}})
-    write_evaluations(tmp_path, settings)
-    tables.write_table1(tmp_path, settings, published_dir=PUBLISHED)
-    for end in ("md", "tex"):
-        assert "not comparable" in (tmp_path / f"table1.{end}").read_text()
+def test_the_miniature_is_called_not_comparable(run):
+    results = run[0]
+    write_all(*run, miniature=True)
+    for name, end in itertools.product(("table1", "teachers", "table2"), ("md", "tex")):
+        assert "not comparable" in (results / f"{name}.{end}").read_text()

@@ -30,10 +30,15 @@ def write_report(
 ) -> list[str]:
     """Write the report of the run in `results_dir` to `path`; returns the sentences about parts that are missing.
 
+    The paper's orderings, ours beside its own, are also written to orderings.csv beside it.
+
     `benchmarks` is the folder of Snakemake's benchmark files (default: `results_dir`/benchmarks); `threshold` is the
     probability above which the example clips' scores count as detections.
     """
     found = gather(results_dir, data_dir, benchmarks=benchmarks)
+    if {"table1", "teachers"} <= found.tables.keys():
+        found.tables["orderings"] = tables.orderings(found.tables["table1"], found.tables["teachers"])
+        tables.write_csv(Path(path).with_name("orderings.csv"), found.tables["orderings"])
     page = _environment().get_template("report.html.j2")
     text = page.render(
         title=title,
@@ -70,7 +75,7 @@ def _facts(config: Config) -> list[tuple[str, str]]:
         ("data", "embedded miniature" if config.miniature is not None else "AudioSet"),
         ("models", ", ".join(config.models)),
         ("seeds", ", ".join(map(str, config.seeds))),
-        ("settings", ", ".join(map(tables.title_of, tables.ordered_settings(config)))),
+        ("settings", ", ".join(map(tables.title_of, tables.in_order(config.settings)))),
         ("teachers", f"{teacher.epochs} epochs of {teacher.epoch_clips:,} clips, batch {teacher.batch_size}"),
         ("students", f"{student.epochs} epochs of {student.epoch_clips:,} clips, batch {student.batch_size}"),
         ("sizes", "; ".join(f"{k}: {v}" for k, v in config.sizes.items()) or "the paper's"),
@@ -197,7 +202,13 @@ def _significance(found: Findings) -> dict[str, Any] | None:
         ]
         lines.append({"comparison": comparison, "cells": cells})
     first = frame.iloc[0]
-    return {"models": models, "lines": lines, "alpha": first["alpha"], "comparisons": first["comparisons"]}
+    return {
+        "models": models,
+        "lines": lines,
+        "alpha": first["alpha"],
+        "comparisons": first["comparisons"],
+        "note": first.get("note") or "",
+    }
 
 
 def _strings(frame: pd.DataFrame | None) -> dict[str, Any] | None:

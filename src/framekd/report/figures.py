@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from cycler import cycler
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -16,7 +18,7 @@ from framekd.examples import SAMPLE_RATE, Example, Examples
 INK = "#123456"  # stands for the page's text colour, see `_svg`
 FAINT = "#654321"  # the page's line colour
 COLOURS = ("#2f6fbb", "#d1782a", "#2f9e6e", "#b0468f", "#7a6bd1", "#8a8f3a", "#c2483f")
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "font.family": "sans-serif",
     "svg.fonttype": "none",
@@ -34,7 +36,7 @@ STYLE = {
     "figure.facecolor": "none",
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "lines.linewidth": 1.3,
 }
 

@@ -29,7 +29,7 @@ class Findings:
 def gather(results_dir: str | Path, data_dir: str | Path, *, benchmarks: str | Path | None = None) -> Findings:
     """Read tables, evaluations, histories, examples, coverage and benchmarks of one run."""
     results, data, found = Path(results_dir), Path(data_dir), Findings()
-    for name in ("table1", "teachers", "significance", "orderings", "table2"):
+    for name in ("table1", "teachers", "significance", "table2"):
         frame = _csv(results / f"{name}.csv", found)
         if frame is not None:
             found.tables[name] = frame
@@ -53,7 +53,8 @@ def _csv(path: Path, found: Findings, **options) -> pd.DataFrame | None:
 
 
 def _evaluations(folder: Path, found: Findings) -> None:
-    rows, classes = [], []
+    rows: list[pd.DataFrame] = []
+    classes: list[pd.DataFrame] = []
     for path in sorted(folder.glob("*/*.csv")):
         frame = _csv(path, found)
         if frame is None:
@@ -107,18 +108,18 @@ def _histories(results: Path, found: Findings) -> None:
 
 
 def _examples(folder: Path, found: Findings) -> None:
-    for path in sorted(folder.rglob("examples*.npz")):
+    for path in sorted(folder.rglob("*examples*.npz")):
         try:
             found.examples.append(read_examples(path))
         except (KeyError, ValueError, OSError) as error:
             found.missing.append(f"example clips: {path} is unreadable ({error})")
     if not found.examples:
-        found.missing.append(f"example clips: no readable examples*.npz under {folder}")
+        found.missing.append(f"example clips: no readable *examples*.npz under {folder}")
 
 
 def _coverage(data: Path, found: Findings) -> None:
-    path = data / "store" / "coverage.tsv"
-    found.coverage = _csv(path, found, sep="\t")
+    places = [data / "coverage.tsv", data / "store" / "coverage.tsv"]
+    found.coverage = _csv(next((path for path in places if path.is_file()), places[0]), found, sep="\t")
 
 
 def _times(folder: Path, found: Findings) -> None:

@@ -7,11 +7,11 @@ Every function reads CSV rows that a run wrote and returns a data frame; `write_
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from framekd.config import Config
 from framekd.tables.build import orderings, significance, table1, table2, teachers
 from framekd.tables.layout import MINIATURE_NOTE, latex, markdown, notes_of, wide_settings, wide_table2
 from framekd.tables.rows import (
@@ -21,7 +21,9 @@ from framekd.tables.rows import (
     MODES,
     PUBLISHED,
     TASKS,
-    ordered_settings,
+    Paths,
+    evaluations,
+    in_order,
     title_of,
 )
 
@@ -34,8 +36,9 @@ __all__ = [
     "PUBLISHED",
     "TASKS",
     "TITLES",
+    "evaluations",
+    "in_order",
     "notes_of",
-    "ordered_settings",
     "orderings",
     "significance",
     "table1",
@@ -45,7 +48,6 @@ __all__ = [
     "wide_settings",
     "wide_table2",
     "write_csv",
-    "write_orderings",
     "write_significance",
     "write_table1",
     "write_table2",
@@ -81,39 +83,37 @@ TITLES = {
 }
 
 
-def write_table1(results_dir: str | Path, config: Config, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """Write table1.csv, .md and .tex into `results_dir`."""
-    frame = table1(results_dir, config, published_dir=published_dir)
-    path = Path(results_dir) / "table1.csv"
-    _write_all(path, frame, wide_settings(frame), title=TITLES["table1"], notes=notes_of(config))
+def write_table1(
+    settings: Paths, csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
+) -> pd.DataFrame:
+    """Table I from the evaluations' .csv by setting, into `csv` with .md and .tex beside it."""
+    frame = table1(settings, published_dir=published_dir)
+    _write_all(Path(csv), frame, wide_settings(frame), title=TITLES["table1"], notes=notes_of(miniature=miniature))
     return frame
 
 
-def write_teachers(results_dir: str | Path, config: Config, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """Write teachers.csv, .md and .tex into `results_dir`."""
-    frame = teachers(results_dir, config, published_dir=published_dir)
-    path = Path(results_dir) / "teachers.csv"
-    _write_all(path, frame, wide_settings(frame), title=TITLES["teachers"], notes=notes_of(config))
+def write_teachers(
+    settings: Paths, csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
+) -> pd.DataFrame:
+    """The teachers' table from their evaluations' .csv by setting, into `csv` with .md and .tex beside it."""
+    frame = teachers(settings, published_dir=published_dir)
+    _write_all(Path(csv), frame, wide_settings(frame), title=TITLES["teachers"], notes=notes_of(miniature=miniature))
     return frame
 
 
-def write_table2(results_dir: str | Path, config: Config, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """Write table2.csv, .md and .tex into `results_dir`."""
-    frame = table2(results_dir, config, published_dir=published_dir)
-    path = Path(results_dir) / "table2.csv"
-    _write_all(path, frame, wide_table2(frame), title=TITLES["table2"], notes=notes_of(config))
+def write_table2(
+    paths: Iterable[str | Path], csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
+) -> pd.DataFrame:
+    """Table II from the downstream jobs' .csv, into `csv` with .md and .tex beside it."""
+    frame = table2(paths, published_dir=published_dir)
+    _write_all(Path(csv), frame, wide_table2(frame), title=TITLES["table2"], notes=notes_of(miniature=miniature))
     return frame
 
 
-def write_significance(results_dir: str | Path, config: Config, *, seed: int = 0) -> pd.DataFrame:
-    """Write significance.csv into `results_dir`."""
-    frame = significance(results_dir, config, seed=seed)
-    write_csv(Path(results_dir) / "significance.csv", frame, digits=4)
-    return frame
-
-
-def write_orderings(results_dir: str | Path, config: Config, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """Write orderings.csv into `results_dir`."""
-    frame = orderings(results_dir, config, published_dir=published_dir)
-    write_csv(Path(results_dir) / "orderings.csv", frame)
+def write_significance(
+    settings: Paths, csv: str | Path, *, alpha: float, comparisons: int, epsilon: float, seed: int = 0
+) -> pd.DataFrame:
+    """The significance tests, into `csv`."""
+    frame = significance(settings, alpha=alpha, comparisons=comparisons, epsilon=epsilon, seed=seed)
+    write_csv(csv, frame, digits=4)
     return frame

@@ -8,18 +8,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from framekd.config import Config, UserError
+from framekd.config import UserError
+from framekd.significance import compare
 from framekd.tables.rows import (
     AVERAGE,
+    CHECKPOINT_TITLES,
     ENSEMBLE,
+    MODES,
     PUBLISHED,
     TASKS,
-    evaluation,
-    ordered_settings,
+    Paths,
+    all_scores,
+    ensemble_score,
+    in_order,
     published,
     read,
-    scored,
-    teacher_settings,
+    scores,
     title_of,
 )
 
@@ -49,174 +53,124 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return None if not known or None in known else sum(known) / len(known)  # type: ignore[arg-type]
 
 
-def by_model(scores: pd.DataFrame, models: list[str], *, source: str) -> dict[str, list[float]]:
-    """Scores per model in the order of the seeds, and of the models' average, seed by seed."""
-    out: dict[str, list[float]] = {}
-    seeds: dict[str, list[str]] = {}
-    for model in models:
-        rows = scores[scores["model"] == model].sort_values("seed", kind="stable")
-        if rows.empty:
-            raise UserError(f"{source}: no score of {model}; the evaluation has to be run for every model")
-        if rows["psds1"].isna().any():
-            raise UserError(f"{source}: a score of {model} is empty or not a number")
-        out[model] = rows["psds1"].astype(float).tolist()
-        seeds[model] = rows["seed"].tolist()
-    if len({tuple(found) for found in seeds.values()}) > 1:
-        raise UserError(f"{source}: the models have different seeds: {seeds}")
-    out[AVERAGE] = [sum(values) / len(models) for values in zip(*(out[model] for model in models))]
-    return out
-
-
-def _setting_rows(setting: str, scores: dict[str, list[float]], reference: dict[tuple, float]) -> list[dict]:
+def _setting_rows(setting: str, by_model: dict[str, list[float]], reference: dict[tuple, float]) -> list[dict]:
     rows = []
-    for model, values in scores.items():
+    for model, values in by_model.items():
+        paper = reference.get((setting, model))
         if model == AVERAGE:
-            paper = _mean(reference.get((setting, name)) for name in scores if name != AVERAGE)
-        else:
-            paper = reference.get((setting, model))
+            paper = _mean(reference.get((setting, name)) for name in by_model if name != AVERAGE)
         rows.append({"setting": setting, "model": model, **_row(values, paper)})
     return rows
 
 
-def table1(results_dir: str | Path, config: Config, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
+def table1(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
     """Table I: PSDS1 of each setting and model; columns setting, model, mean, std, n, published, difference."""
     reference = published("table1", ["setting", "model"], directory=published_dir)
-    rows: list[dict] = []
-    for setting in ordered_settings(config):
-        scores = by_model(scored(results_dir, config, setting), list(config.models), source=f"evaluation of {setting}")
-        rows += _setting_rows(setting, scores, reference)
-    return pd.DataFrame(rows)
+    found = all_scores(settings)
+    return pd.DataFrame([row for name in found for row in _setting_rows(name, found[name], reference)])
 
 
-def teachers(results_dir: str | Path, config: Config, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """The teachers of each setting by model, their average, and their ensemble; columns as in :func:`table1`."""
+def teachers(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
+    """The teachers of each setting by model, their average, and (where there is one) their ensemble."""
     reference = published("teachers", ["setting", "model"], directory=published_dir)
     rows: list[dict] = []
-    for setting in teacher_settings(config):
-        scores = by_model(
-            evaluation(results_dir, "teachers", setting), list(config.models), source=f"teachers of {setting}"
-        )
-        rows += _setting_rows(setting, scores, reference)
-        if ensemble_wanted(config, setting):
-            together = evaluation(results_dir, "ensembles", setting)["psds1"].astype(float).tolist()
-            rows.append({"setting": setting, "model": ENSEMBLE, **_row(together, reference.get((setting, ENSEMBLE)))})
+    for setting, found in all_scores(settings).items():
+        rows += _setting_rows(setting, found, reference)
+        together = ensemble_score(settings[setting])
+        if together:
+            paper = reference.get((setting, ENSEMBLE))
+            rows.append({"setting": setting, "model": ENSEMBLE, **_row(together, paper)})
     return pd.DataFrame(rows)
 
 
-def ensemble_wanted(config: Config, setting: str) -> bool:
-    """Whether some student learns from the teachers of `setting`, so that their ensemble exists."""
-    students = [config.setting(name).student for name in config.settings if config.teachers_of(name) == setting]
-    return any(student is not None and student.recipe.distillation_weight > 0 for student in students)
-
-
-def significance(results_dir: str | Path, config: Config, *, seed: int = 0) -> pd.DataFrame:
+def significance(
+    settings: Paths, *, alpha: float = 0.05, comparisons: int = 5, epsilon: float = 0.2, seed: int = 0
+) -> pd.DataFrame:
     """Almost stochastic order of `proposed` over each other setting, per model (Sec. 3.4).
 
-    `eps_min` is at the Bonferroni-corrected level; `eps_min_deepsig` is with the correction of the deepsig package,
-    which is weaker. Significant: eps_min below `evaluation.epsilon`.
+    `eps_min` is at the Bonferroni-corrected level, and significant below `epsilon`; `eps_min_deepsig` is with the
+    weaker correction of the deepsig package.
     """
-    from framekd.significance import aso_test
-
-    options = config.evaluation
-    ours = scored(results_dir, config, "proposed")
-    first = by_model(ours, list(config.models), source="evaluation of proposed")
+    if "proposed" not in settings:
+        raise UserError("significance compares `proposed` with the other settings; write settings: {proposed: {}}")
+    ours = scores(settings["proposed"])
     rows = []
-    for setting in ordered_settings(config):
+    for setting in in_order(settings):
         if setting == "proposed":
             continue
-        other = by_model(scored(results_dir, config, setting), list(config.models), source=f"evaluation of {setting}")
-        for model in config.models:
-            test = aso_test(first[model], other[model], comparisons=options.comparisons, alpha=options.alpha, seed=seed)
+        other = scores(settings[setting])
+        for model in [name for name in ours if name != AVERAGE]:
+            if model not in other:
+                raise UserError(f"{settings[setting]}: no score of {model}, which proposed has")
+            test = compare(
+                ours[model], other[model], comparisons=comparisons, alpha=alpha, threshold=epsilon, seed=seed
+            )
             rows.append(
                 {
                     "comparison": f"proposed > {setting}",
                     "model": model,
                     "eps_min": test.eps_min,
-                    "significant": bool(test.eps_min < options.epsilon),
-                    "alpha": options.alpha,
-                    "comparisons": options.comparisons,
-                    "seeds": f"{len(first[model])} vs {len(other[model])}",
+                    "significant": test.significant,
+                    "alpha": alpha,
+                    "comparisons": comparisons,
+                    "seeds": f"{test.n_a} vs {test.n_b}",
                     "eps_min_deepsig": test.eps_min_deepsig,
+                    "note": test.note,
                 }
             )
     return pd.DataFrame(rows)
 
 
-def table2(results_dir: str | Path, config: Config, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """Table II: downstream values; columns model, checkpoint, mode, task, mean, std, n, published, difference."""
-    reference = published("table2", ["model", "checkpoint", "mode", "task"], directory=published_dir)
-    rows = []
-    for model in config.models:
-        for checkpoint in config.downstream.checkpoints:
-            for mode in config.downstream.modes:
-                for task in TASKS:
-                    path = Path(results_dir) / "downstream" / task / model / f"{checkpoint}.csv"
-                    frame = read(path, ("mode", "seed", "value"))
-                    values = (frame.loc[frame["mode"] == mode, "value"].astype(float) * 100).tolist()
-                    if not values or any(math.isnan(value) for value in values):
-                        raise UserError(f"{path}: no {mode} value; the downstream task has to be run whole")
-                    key = {"model": model, "checkpoint": checkpoint, "mode": mode, "task": task}
-                    rows.append({**key, **_row(values, reference.get(tuple(key.values())))})
-    return pd.DataFrame(rows)
+def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
+    """Table II from the downstream jobs' rows (columns task, model, checkpoint, mode, seed, value in 0..1).
 
-
-def orderings(results_dir: str | Path, config: Config, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """The paper's orderings, ours beside its own: gap of A over B in points, with the seeds' spread.
-
-    `spread` is the root of the two sample variances' sum. `verdict`: "shown" where the gap exceeds the spread,
-    "reversed" where it falls below minus the spread, else "within spread".
+    Columns model, checkpoint, mode, task, mean, std, n, published, difference; refused unless every combination of
+    the models, checkpoints, modes and tasks that occur has a value.
     """
-    single = published("teachers", ["setting", "model"], directory=published_dir)
-    students = published("table1", ["setting", "model"], directory=published_dir)
-    models = list(config.models)
-    rows: list[dict] = []
-
-    def compare(name: str, stage: str, first: dict, second: dict, paper: dict[str, float | None]) -> None:
-        for model in (*models, AVERAGE):
-            if model in first and model in second:
-                rows.append(_gap(name, stage, model, first[model], second[model], paper.get(model)))
-
-    def paper_gap(source: dict, a: str, b: str) -> dict[str, float | None]:
-        out = {m: source[a, m] - source[b, m] if {(a, m), (b, m)} <= source.keys() else None for m in models}
-        return {**out, AVERAGE: _mean(out.values())}
-
-    table = {
-        name: by_model(scored(results_dir, config, name), models, source=f"evaluation of {name}")
-        for name in ordered_settings(config)
-    }
-    names = {"without_kd": "KD", "without_rnn": "RNN", "without_step2": "Step 2", "li_et_al": "all three steps"}
-    for setting, what in names.items():
-        if setting in table and "proposed" in table:
-            paper = paper_gap(students, "proposed", setting)
-            compare(f"{what} over none", "Table I", table["proposed"], table[setting], paper)
-    own = {
-        name: by_model(evaluation(results_dir, "teachers", name), models, source=f"teachers of {name}")
-        for name in teacher_settings(config)
-    }
-    for setting, what in {"without_rnn": "RNN", "without_step2": "Step 2"}.items():
-        if setting in own and "proposed" in own:
-            paper = paper_gap(single, "proposed", setting)
-            compare(f"{what} over none", "teachers", own["proposed"], own[setting], paper)
-    for setting, scores in own.items():
-        if ensemble_wanted(config, setting):
-            together = evaluation(results_dir, "ensembles", setting)["psds1"].astype(float).tolist()
-            average = _mean(single.get((setting, model)) for model in models)
-            gap = None if average is None else single[setting, ENSEMBLE] - average
-            stage = f"teachers, {title_of(setting)}"
-            compare("ensemble over average teacher", stage, {AVERAGE: together}, scores, {AVERAGE: gap})
+    keys = ["model", "checkpoint", "mode", "task"]
+    reference = published("table2", keys, directory=published_dir)
+    frame = pd.concat([read(path, (*keys, "seed", "value")) for path in paths], ignore_index=True)
+    orders = [list(dict.fromkeys(frame["model"])), list(CHECKPOINT_TITLES), list(MODES), list(TASKS)]
+    used = [[name for name in order if (frame[key] == name).any()] for key, order in zip(keys, orders)]
+    rows = []
+    for key in ((a, b, c, d) for a in used[0] for b in used[1] for c in used[2] for d in used[3]):
+        part = frame[(frame[keys] == pd.Series(key, index=keys)).all(axis=1)]
+        values = (part["value"].astype(float) * 100).tolist()
+        if not values or any(math.isnan(value) for value in values):
+            raise UserError(f"downstream: no value for {' '.join(key)}; that job has to be run")
+        rows.append({**dict(zip(keys, key)), **_row(values, reference.get(key))})
     return pd.DataFrame(rows)
 
 
-def _gap(name: str, stage: str, model: str, a: list[float], b: list[float], paper: float | None) -> dict:
-    gap = sum(a) / len(a) - sum(b) / len(b)
-    spread = math.sqrt(sum(std**2 for std in (_std(a), _std(b)) if not math.isnan(std)))
+ORDERINGS = {"without_kd": "KD", "without_rnn": "RNN", "without_step2": "Step 2", "li_et_al": "all three steps"}
+
+
+def orderings(students: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
+    """The paper's orderings, ours beside its own, from the frames of :func:`table1` and :func:`teachers`.
+
+    Columns ordering, stage, model, gap, spread, published_gap, verdict. `gap` is in points; `spread` is the root of the
+    two sample variances' sum. `verdict`: "shown" where the gap exceeds the spread, "reversed" where it falls below
+    minus the spread, else "within spread".
+    """
+    rows: list[dict] = []
+    for stage, frame in (("Table I", students), ("teachers", single)):
+        cells = {(row["setting"], row["model"]): row for row in frame.to_dict("records")}
+        for setting, what in ORDERINGS.items():
+            for model in dict.fromkeys(frame["model"]):
+                ours, other = cells.get(("proposed", model)), cells.get((setting, model))
+                if ours and other and model != ENSEMBLE:
+                    head = {"ordering": f"{what} over none", "stage": stage, "model": model}
+                    rows.append({**head, **_gap(ours, other)})
+    cells = {(row["setting"], row["model"]): row for row in single.to_dict("records")}
+    for setting in dict.fromkeys(single["setting"]):
+        if (setting, ENSEMBLE) in cells:
+            head = {"ordering": "ensemble over average teacher", "stage": f"teachers, {title_of(setting)}"}
+            rows.append({**head, "model": AVERAGE, **_gap(cells[setting, ENSEMBLE], cells[setting, AVERAGE])})
+    return pd.DataFrame(rows)
+
+
+def _gap(a: dict, b: dict) -> dict:
+    gap = a["mean"] - b["mean"]
+    spread = math.sqrt(sum(cell["std"] ** 2 for cell in (a, b) if not math.isnan(cell["std"])))
     verdict = "shown" if gap > spread else "reversed" if gap < -spread else "within spread"
-    return {
-        "ordering": name,
-        "stage": stage,
-        "model": model,
-        "gap": gap,
-        "spread": spread,
-        "published_gap": math.nan if paper is None else paper,
-        "verdict": verdict,
-    }
+    return {"gap": gap, "spread": spread, "published_gap": a["published"] - b["published"], "verdict": verdict}

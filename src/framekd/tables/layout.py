@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from framekd.config import Config
 from framekd.tables.rows import CHECKPOINT_TITLES, MODES, title_of
 
 MINIATURE_NOTE = (
@@ -75,7 +74,7 @@ def latex(frame: pd.DataFrame, *, title: str, label: str, notes: Iterable[str] =
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-def notes_of(config: Config) -> list[str]:
-    """What has to stand below every table of this run."""
+def notes_of(*, miniature: bool) -> list[str]:
+    """What has to stand below every table of a run."""
     reading = "Each cell: mean ± sample standard deviation (published value, difference)."
-    return [reading, MINIATURE_NOTE] if config.miniature is not None else [reading]
+    return [reading, MINIATURE_NOTE] if miniature else [reading]
