@@ -10,6 +10,7 @@ alone, as the authors' loader does with its (mono) mp3 files.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from functools import lru_cache
@@ -130,3 +131,13 @@ def decode(
 ) -> np.ndarray:
     """As :func:`decode_float`, as int16 [samples]: what the store holds."""
     return to_int16(decode_float(media, start, duration, sample_rate=sample_rate, channel=channel, timeout=timeout))
+
+
+def declared_seconds(path: str | Path) -> float | None:
+    """The duration that a file's header states (not how much of it is there); None if it states none."""
+    command = [ffmpeg_path(), "-hide_banner", "-protocol_whitelist", "file", "-format_whitelist", _FORMATS]
+    done = subprocess.run(
+        [*command, "-i", f"file:{os.fspath(path)}"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+    )
+    found = re.search(rb"Duration: (\d+):(\d\d):(\d\d\.\d+)", done.stderr)
+    return None if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])

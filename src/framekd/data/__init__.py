@@ -1,7 +1,7 @@
 """What training and evaluation read: sets of clips, batches, and loaders that are pure functions of (seed, step)."""
 
 from framekd.data.batch import Batch, concatenate
-from framekd.data.clips import Arrays, ClipSet, clip_set, file_set, strong_set, weak_set
+from framekd.data.clips import Arrays, ClipSet, clip_set, file_set, labelled, strong_set, weak_set
 from framekd.data.loader import Loader, MixedLoader, SoftSource, chunks, windows
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "clip_set",
     "concatenate",
     "file_set",
+    "labelled",
     "strong_set",
     "weak_set",
     "windows",

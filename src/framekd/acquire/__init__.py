@@ -1,0 +1,16 @@
+"""AudioSet in: label files, the plan of wanted clips, their audio shard by shard, and the check before training."""
+
+from framekd.acquire.coverage import check_coverage
+from framekd.acquire.labels import LABEL_FILES, fetch_labels
+from framekd.acquire.planning import plan_clips, shard_of
+from framekd.acquire.shard import RateLimited, acquire_shard
+
+__all__ = [
+    "LABEL_FILES",
+    "RateLimited",
+    "acquire_shard",
+    "check_coverage",
+    "fetch_labels",
+    "plan_clips",
+    "shard_of",
+]

@@ -1,0 +1,255 @@
+"""Fetching a video's audio with yt-dlp, in process, and saying in one word why it did not work.
+
+Nothing is evaded: a host that says no, wait or prove yourself is obeyed and its answer recorded. A cookies file of the
+user's is handed to yt-dlp by path; neither its content nor its path appears in a reason.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import ipaddress
+import re
+import shutil
+import threading
+import time
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from framekd import config
+from framekd.config import UserError
+from framekd.manifest import State, one_line
+
+MAX_BYTES = 4 << 30  # no audio track is larger; an endless answer is
+_RUNTIMES = {"deno": "deno", "node": "node", "bun": "bun", "qjs": "quickjs"}  # program: yt-dlp's name for it
+
+# What hosts say, most telling first: YouTube calls a rate limit "unavailable … try again later" too.
+_TOLD: tuple[tuple[State, str], ...] = (
+    (State.RATE_LIMITED, r"rate.?limit|too many requests|try again later"),
+    (State.BOT_CHECK, r"not a bot|captcha|unusual traffic|confirm you.re human"),
+    (State.AGE, r"confirm your age|age.?restrict|inappropriate for some users|age.?gate"),
+    (State.GEO, r"country|geo.?restrict|your (?:region|location)|geographic"),
+    (
+        State.PRIVATE,
+        r"private|members.?only|join this channel|premium|requires payment|purchase|\brent\b|\bsign in\b|log ?in",
+    ),
+    (State.GONE, r"removed|terminated|does not exist|no longer available|unavailable|deleted|not available|copyright"),
+)
+_STATUS = {
+    401: State.PRIVATE,
+    402: State.PRIVATE,
+    403: State.PRIVATE,
+    404: State.GONE,
+    410: State.GONE,
+    429: State.RATE_LIMITED,
+    451: State.GEO,
+}
+
+
+class FetchFailed(Exception):
+    """A clip that did not come: its state, the reason in one line, and how long the host asks to wait."""
+
+    def __init__(self, state: State, reason: str, *, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.state, self.reason, self.retry_after = state, one_line(reason), retry_after
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file on disk that holds the audio from `begin` seconds into the video on."""
+
+    path: Path
+    begin: float
+    source: str
+
+
+def problems(settings: config.Download) -> list[str]:
+    """What would keep this machine from downloading, one sentence each; empty if nothing would."""
+    out = []
+    try:
+        import yt_dlp  # noqa: F401
+    except ImportError:
+        return ["yt-dlp is not installed; install framekd[download] (make env does)"]
+    if _is_youtube(settings.url) and not any(map(shutil.which, _RUNTIMES)):
+        out.append("YouTube needs a JavaScript runtime: install deno (or node) and put it on PATH")
+    if settings.cookies and not Path(settings.cookies).is_file():
+        out.append("audioset.download.cookies names a file that does not exist")
+    return out
+
+
+def _host(url: str) -> str:
+    return (urllib.parse.urlsplit(url).hostname or "").lower()
+
+
+def _is_youtube(url: str) -> bool:
+    host = _host(url)
+    return host == "youtu.be" or host == "youtube.com" or host.endswith(".youtube.com")
+
+
+def _extractor(url: str) -> str | None:
+    """yt-dlp's extractor where it is plain which: trying all of them costs half a second."""
+    if _is_youtube(url):
+        return "Youtube"
+    try:
+        ipaddress.ip_address(_host(url))
+        return "Generic"
+    except ValueError:
+        return "Generic" if _host(url) == "localhost" else None
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and what it came from, outermost first."""
+    out: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if not isinstance(found, BaseException) or any(found is seen for seen in out):
+            continue
+        out.append(found)
+        inner = getattr(found, "exc_info", None)
+        waiting += [inner[1] if inner else None, getattr(found, "cause", None), found.__cause__, found.__context__]
+    return out
+
+
+def retry_after(value: str | None, *, now: float | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date."""
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        when = email.utils.parsedate_to_datetime(value).timestamp()
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, when - (time.time() if now is None else now))
+
+
+def classify(error: BaseException, *, youtube: bool = False) -> FetchFailed:
+    """The state that an error of yt-dlp means. What nobody foresaw counts as a passing network error."""
+    from yt_dlp.networking.exceptions import HTTPError
+    from yt_dlp.utils import GeoRestrictedError, UnsupportedError
+
+    chain = _chain(error)
+    for found in chain:
+        if isinstance(found, FetchFailed):
+            return found
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).removeprefix("ERROR: ")
+    text = re.sub(r"; please report this issue on .*", "", text, flags=re.S)
+    text = re.sub(r"^\[[\w:+]+\] (?:\S+: )?", "", text)
+    http = next((found for found in chain if isinstance(found, HTTPError)), None)
+    if http is not None:
+        reason = f"HTTP {http.status} {http.reason or ''}".strip()
+        if http.redirect_loop:
+            return FetchFailed(State.NETWORK, "redirect loop")
+        wait = retry_after(http.response.headers.get("Retry-After"))
+        if http.status == 403 and youtube:  # an address of media that has expired, or a throttled session
+            return FetchFailed(State.NETWORK, reason)
+        if http.status in _STATUS:
+            return FetchFailed(_STATUS[http.status], reason, retry_after=wait)
+        state = State.GONE if 400 <= http.status < 500 and http.status not in (408, 425) else State.NETWORK
+        return FetchFailed(state, reason, retry_after=wait)
+    if any(isinstance(found, GeoRestrictedError) for found in chain):
+        return FetchFailed(State.GEO, text)
+    if any(isinstance(found, UnsupportedError) for found in chain):
+        return FetchFailed(State.CORRUPT, "a web page instead of media")
+    if re.search(r"timed out|connection|unable to download|bytes read|is empty|resolve|ssl", text, re.I):
+        return FetchFailed(State.NETWORK, text)
+    for state, pattern in _TOLD:
+        if re.search(pattern, text, re.I):
+            return FetchFailed(state, text)
+    return FetchFailed(State.NETWORK, text)
+
+
+class _Silence:
+    """yt-dlp's logger: its errors come as exceptions, everything else would only fill logs."""
+
+    def debug(self, message: str) -> None: ...
+
+    def warning(self, message: str) -> None: ...
+
+    def error(self, message: str) -> None: ...
+
+
+class Fetcher:
+    """Fetches whole audio tracks; one yt-dlp object a thread, made once.
+
+    Args:
+        settings: address template, time-out, cookies, proxy.
+        directory: where the files lie until they are decoded; one a thread, overwritten by the next.
+        deadline: longest time for one file in seconds.
+    """
+
+    def __init__(self, settings: config.Download, directory: str | Path, *, deadline: float | None = None) -> None:
+        if "{ytid}" not in settings.url:
+            raise UserError(f"audioset.download.url must hold {{ytid}}, and {settings.url!r} does not")
+        if settings.cookies and not Path(settings.cookies).is_file():
+            raise UserError("audioset.download.cookies names a file that does not exist")
+        self.settings, self.directory = settings, Path(directory)
+        self.deadline = deadline or 20 * settings.timeout_seconds
+        self.youtube = _is_youtube(settings.url)
+        self.source = _host(settings.url)
+        self._extractor = _extractor(settings.url)
+        self._local = threading.local()
+
+    def _options(self, target: Path) -> dict[str, Any]:
+        options: dict[str, Any] = dict(
+            format="bestaudio/best",
+            outtmpl={"default": str(target).replace("%", "%%")},
+            quiet=True,
+            no_warnings=True,
+            noprogress=True,
+            logger=_Silence(),
+            noplaylist=True,
+            cachedir=False,
+            continuedl=False,
+            overwrites=True,
+            nopart=True,
+            fixup="never",
+            check_formats=False,
+            updatetime=False,
+            retries=0,
+            fragment_retries=0,
+            extractor_retries=0,
+            file_access_retries=0,
+            skip_unavailable_fragments=False,
+            socket_timeout=self.settings.timeout_seconds,
+            progress_hooks=[self._watch],
+            js_runtimes={name: {} for program, name in _RUNTIMES.items() if shutil.which(program)},
+        )
+        if self.settings.cookies:
+            options["cookiefile"] = self.settings.cookies
+        if self.settings.proxy:
+            options["proxy"] = self.settings.proxy
+        return options
+
+    def _client(self) -> tuple[Any, Path]:
+        if not hasattr(self._local, "client"):
+            import yt_dlp
+
+            self.directory.mkdir(parents=True, exist_ok=True)
+            target = self.directory / f"fetched-{threading.get_ident()}.media"
+            self._local.client = yt_dlp.YoutubeDL(self._options(target)), target
+        return self._local.client
+
+    def _watch(self, progress: dict[str, Any]) -> None:
+        if time.monotonic() - self._local.began > self.deadline:
+            raise FetchFailed(State.NETWORK, f"slower than {self.deadline:.0f} s for one file")
+        if (progress.get("downloaded_bytes") or 0) > MAX_BYTES:
+            raise FetchFailed(State.CORRUPT, "larger than any audio track")
+
+    def fetch(self, ytid: str) -> Fetched:
+        """Fetch the audio track of a video; FetchFailed says why it did not come."""
+        client, target = self._client()
+        target.unlink(missing_ok=True)
+        self._local.began = time.monotonic()
+        url = self.settings.url.format(ytid=ytid)
+        try:
+            info = client.extract_info(url, download=True, ie_key=self._extractor)
+        except Exception as error:  # noqa: BLE001 - yt-dlp raises anything; classify() names it
+            raise classify(error, youtube=self.youtube) from None
+        if info is None or not target.is_file():
+            raise FetchFailed(State.CORRUPT, "no media at this address")
+        if target.stat().st_size == 0:
+            raise FetchFailed(State.NETWORK, "an empty answer")
+        return Fetched(target, 0.0, self.source)
