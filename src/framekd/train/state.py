@@ -1,0 +1,185 @@
+"""The state of a run on disk: written aside and renamed, so that it is whole at any moment; no pickle.
+
+It lives in ``.resume`` beside the run's output. That folder is no declared output of the workflow, which deletes what a
+failed job has declared; it is removed when the run has ended well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from framekd.config import UserError
+
+STOPPED = 75
+"""Exit code of a run that saved its state and left early (EX_TEMPFAIL of sysexits.h: try again)."""
+
+
+class Stopped(SystemExit):
+    """The run saved its state and left, because of a signal or its wall time; started again, it continues."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(STOPPED)
+        self.sentence = sentence
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class Diverged(RuntimeError):
+    """The loss is no number any more."""
+
+
+@dataclass
+class Progress:
+    """How far a run is, beside its tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    joules: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float | None = None
+    best_step: int | None = None
+    worse: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+class RunFolder:
+    """The run's hidden folder: one writer at a time, a state that is always whole, signals and the wall time.
+
+    A context manager. Only the first of several processes writes.
+    """
+
+    def __init__(self, directory: Path, identity: str, *, time_limit: float | None, writes: bool) -> None:
+        self.folder = directory / ".resume"
+        self.file = self.folder / "state.safetensors"
+        self.identity, self.writes = identity, writes
+        self.deadline = _deadline(time_limit)
+        self.signal: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> RunFolder:
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / "lock")
+            owner = self.folder / "owner"
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                who = owner.read_text() if owner.exists() else "another process"
+                raise UserError(
+                    f"{self.folder.parent} is being trained by {who}; wait for it, or end it first"
+                ) from None
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.writes:
+            self._lock.release()
+
+    def _heard(self, number: int, _: Any) -> None:
+        self.signal = signal.Signals(number).name
+
+    def reason_to_leave(self) -> str | None:
+        """Why the run should save and leave now, if it should."""
+        if self.signal:
+            return f"{self.signal} came"
+        if self.deadline is not None and time.time() >= self.deadline:
+            return "the wall time is nearly over"
+        return None
+
+    def save(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        progress: Progress,
+        *,
+        best: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Write the state; a kill at any moment leaves the one before or this one."""
+        if not self.writes:
+            return
+        tensors = {f"model/{name}": value for name, value in trained(model).items()}
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        for parameter, slots in optimiser.state.items():
+            tensors |= {f"optimiser/{names[parameter]}/{slot}": value for slot, value in slots.items()}
+        tensors |= {f"best/{name}": value for name, value in (best or {}).items()}
+        tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+        aside = self.file.with_suffix(".partial")
+        save_file(tensors, aside, {"identity": self.identity, "progress": json.dumps(asdict(progress))})
+        with aside.open("rb") as handle:
+            os.fsync(handle.fileno())
+        aside.replace(self.file)
+
+    def restore(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer
+    ) -> tuple[Progress, dict[str, torch.Tensor] | None]:
+        """Load the state into `model` and `optimiser`, if there is one of this very run; else start anew."""
+        if not self.file.exists():
+            return Progress(), None
+        with safe_open(self.file, "pt") as handle:
+            about = handle.metadata()
+            if about["identity"] != self.identity:
+                return Progress(), None
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+        progress = Progress(**json.loads(about["progress"]))
+        for name, value in trained(model).items():
+            value.data.copy_(tensors[f"model/{name}"])
+        for name, parameter in model.named_parameters():
+            start = f"optimiser/{name}/"
+            slots = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+            if slots:
+                optimiser.state[parameter] = {slot: value.to(parameter.device) for slot, value in slots.items()}
+        best = {key.removeprefix("best/"): value for key, value in tensors.items() if key.startswith("best/")}
+        return progress, best or None
+
+    def remove(self) -> None:
+        """Remove the folder, after the run has ended well."""
+        if self.writes:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(self.folder)
+
+
+def trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What training changes: parameters that train, and buffers that are part of the weights."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def digest(model: nn.Module, about: Mapping[str, Any]) -> str:
+    """What makes a run that run: its settings and the weights that it starts from."""
+    hasher = hashlib.blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16)
+    for name, value in model.state_dict().items():
+        hasher.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
+def _deadline(time_limit: float | None, *, margin: float = 120.0) -> float | None:
+    """When to leave, in seconds since 1970: `time_limit` from now, or shortly before Slurm ends the job."""
+    ends = [] if time_limit is None else [time.time() + time_limit]
+    if (slurm := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
+        ends.append(int(slurm) - margin)
+    return min(ends, default=None)
