@@ -16,8 +16,6 @@ from framekd.models.mel import KaldiMel
 PATCH = 16
 BUCKETS = 320
 MAX_DISTANCE = 800
-DROPOUT = 0.1
-LAYERDROP = 0.05
 
 
 class PositionConv(nn.Module):
@@ -79,8 +77,8 @@ class PostNormBlock(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
-        mixed = F.dropout(self.self_attn(x, bias, dropout=dropout), dropout, training=dropout > 0)
+    def forward(self, x: Tensor, bias: Tensor, dropout: float = 0.0, attention_dropout: float = 0.0) -> Tensor:
+        mixed = F.dropout(self.self_attn(x, bias, dropout=attention_dropout), dropout, training=dropout > 0)
         x = self.self_attn_layer_norm(torch.add(mixed, x, alpha=self.residual))
         hidden = F.dropout(self.fc2(F.gelu(self.fc1(x))), dropout, training=dropout > 0)
         return self.final_layer_norm(torch.add(hidden, x, alpha=self.residual))
@@ -89,8 +87,8 @@ class PostNormBlock(nn.Module):
 class Beats(Encoder):
     """Tokens are time-major patches (62 × 8 for 10 s); the relative bias runs over the flattened sequence.
 
-    Extra sizes: `patch_dim` (channels of the patch convolution), `pos_kernel`, `pos_groups`.  In training with a
-    generator: dropout 0.1 (input, residual branches, attention) and layerdrop 0.05.
+    Extra sizes: `patch_dim` (channels of the patch convolution), `pos_kernel`, `pos_groups`, and the rates that hold in
+    training with a generator: `dropout` (input and residual branches), `attention_dropout`, `layerdrop`.
     """
 
     SIZES: ClassVar = {
@@ -102,6 +100,9 @@ class Beats(Encoder):
         "patch_dim": 512,
         "pos_kernel": 128,
         "pos_groups": 16,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "layerdrop": 0.05,
     }
     REFERENCE = ReferenceLayout(
         prefixes=("model.beats.", "model.model."),
@@ -128,9 +129,13 @@ class Beats(Encoder):
         patch_dim: int,
         pos_kernel: int,
         pos_groups: int,
+        dropout: float,
+        attention_dropout: float,
+        layerdrop: float,
         **_: Any,
     ) -> None:
         super().__init__()
+        self.dropout, self.attention_dropout, self.layerdrop = dropout, attention_dropout, layerdrop
         if width % pos_groups or pos_kernel % 2:
             raise UserError(f"BEATs: pos_groups ({pos_groups}) must divide width ({width}), pos_kernel must be even.")
         self.front_end = KaldiMel(window="povey", scale=2.0**15, centre_clip=False, mean=15.41663, std=6.55582)
@@ -150,22 +155,22 @@ class Beats(Encoder):
         if mel.shape[-1] < PATCH:
             raise UserError(f"BEATs needs at least {PATCH} spectrogram frames (0.18 s), not {mel.shape[-1]}; pad it.")
         drops = self.training and generator is not None
-        rate = DROPOUT if drops else 0.0
+        rate, attention_rate = (self.dropout, self.attention_dropout) if drops else (0.0, 0.0)
         x = self.patch_embedding(mel.transpose(2, 3)).flatten(2).transpose(1, 2)
         x = F.dropout(self.post_extract_proj(self.layer_norm(x)), rate, training=drops)
         x = F.dropout(self.position_norm(x + self.pos_conv(x)), rate, training=drops)
         bias = self.bias(x.shape[1])
         for block, keep in zip(self.blocks, self.kept_layers(generator if drops else None)):
             if keep:
-                x = block(x, bias, rate)
+                x = block(x, bias, rate, attention_rate)
         return x
 
     def kept_layers(self, generator: torch.Generator | None) -> list[bool]:
-        """Which layers this batch passes: all, or each with probability 0.95 in training."""
+        """Which layers this batch passes: all, or each with probability 1 - layerdrop in training."""
         if generator is None:
             return [True] * len(self.blocks)
         draws = torch.rand(len(self.blocks), generator=generator, device=generator.device)
-        return (draws > LAYERDROP).tolist()
+        return (draws > self.layerdrop).tolist()
 
     def bias(self, length: int) -> Float[Tensor, "1 heads length length"]:
         """The table's entry for every pair (query, key): a function of key - query alone, looked up once."""
