@@ -92,18 +92,19 @@ def decode_float(
     """
     if not 0 <= start <= MAX_SECONDS or (duration is not None and not 0 < duration <= MAX_SECONDS):
         raise ValueError(f"cannot cut {duration} s at {start} s")
-    data = media if isinstance(media, bytes) else None
-    name = "the data" if data is not None else str(media)
-    if data is None and not Path(media).is_file():  # type: ignore[arg-type]
-        raise FileNotFoundError(f"{name}: no such audio file")
-    source = "pipe:0" if data is not None else f"file:{os.fspath(media)}"  # type: ignore[arg-type]
+    if isinstance(media, bytes):
+        name, source, data = "the data", "pipe:0", media
+    else:
+        name, source, data = os.fspath(media), f"file:{os.fspath(media)}", None
+        if not Path(media).is_file():
+            raise FileNotFoundError(f"{name}: no such audio file")
     command = [ffmpeg_path(), "-hide_banner", "-loglevel", "error", "-threads", "1"]
     command += ["-protocol_whitelist", "file,pipe", "-format_whitelist", _FORMATS, "-i", source]
     command += ["-map", "0:a:0", "-af", _filters(start, duration, sample_rate, channel)]
     command += ["-threads", "1", "-f", "f32le", "pipe:1"]
-    stdin = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
+    stdin = subprocess.DEVNULL if data is None else None
     try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout, **stdin)
+        done = subprocess.run(command, capture_output=True, timeout=timeout, stdin=stdin, input=data)
     except subprocess.TimeoutExpired:
         raise DecodeError(f"{name}: decoding took more than {timeout:.0f} s") from None
     samples = np.frombuffer(done.stdout, "<f4", count=len(done.stdout) // 4)

@@ -107,8 +107,8 @@ def balanced_weights(
     """Sampling weight of every clip: sum over its classes of amount x scale / (offset + total of the class).
 
     Args:
-        clip, label, amount: columns; amount is active frames (strong: PretrainedSED's sampler, offset 30) or 1 per label
-            (weak: EfficientAT's, offset 100).
+        clip, label, amount: columns; amount is active frames (strong: PretrainedSED's sampler, offset 30) or 1 per
+            label (weak: EfficientAT's, offset 100).
     Returns:
         [clips] float64, 0 for a clip without any class.
     """

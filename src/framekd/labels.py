@@ -170,10 +170,10 @@ def _check_mid(text: str) -> None:
 
 
 def read_strong(path: str | Path) -> StrongLabels:
-    """Read a strong TSV (segment_id, start_time_seconds, end_time_seconds, label), with or without ``_framed`` rows.
+    """Read a strong TSV (segment_id, start_time_seconds, end_time_seconds, label).
 
-    A malformed line is a :class:`UserError` that names the file, the line and what was expected. An event of length 0 is
-    kept (it marks no frame); one that ends before it begins, or outside 0 to 60 s, is refused.
+    A malformed line is a :class:`UserError` that names the file, the line and what was expected. An event of length 0
+    is kept (it marks no frame); one that ends before it begins, or outside 0 to 60 s, is refused.
     """
     path = Path(path)
     clips, labels = _Ids(), _Ids()
@@ -272,7 +272,8 @@ def read_weak_classes(path: str | Path) -> ClassList:
     rows = csv.reader(line for _, line in _lines(path))
     if next(rows, []) != ["index", "mid", "display_name"]:
         raise UserError(f"{path}: line 1: expected the columns index,mid,display_name")
-    mids, names = [], []
+    mids: list[str] = []
+    names: list[str] = []
     for number, row in enumerate(rows, 2):
         if len(row) != 3 or row[0] != str(len(mids)) or _MID.fullmatch(row[1]) is None:
             raise UserError(f"{path}: line {number}: expected {len(mids)}, a class id and a name, not {row}")
@@ -335,8 +336,9 @@ def check_classes(
                 )
     if found != tuple(expected):
         raise UserError(
-            f"the strong label files have {found[0]} training, {found[1]} evaluation and {found[2]} common classes, where "
-            f"audioset.expected_classes says {list(expected)}; write audioset: {{expected_classes: {list(found)}}} or null"
+            f"the strong label files have {found[0]} training, {found[1]} evaluation and {found[2]} common classes, "
+            f"where audioset.expected_classes says {list(expected)}; "
+            f"write audioset: {{expected_classes: {list(found)}}} or null"
         )
     return train, evaluated, common
 

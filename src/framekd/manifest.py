@@ -122,11 +122,11 @@ def read_clips(path: str | Path, *, shard: int | None = None) -> list[Clip]:
     path, wanted = Path(path), None if shard is None else str(shard)
     splits: dict[str, tuple[str, ...]] = {}
     out = []
-    for number, (name, ytid, start, end, where, its_shard) in _rows(path, _CLIPS):
+    for number, (name, ytid, start, end, listed, its_shard) in _rows(path, _CLIPS):
         if wanted is not None and its_shard != wanted:
             continue
         try:
-            where = splits.setdefault(where, tuple(where.split(",")))
+            where = splits.setdefault(listed, tuple(listed.split(",")))
             out.append(Clip(name, ytid, int(start), int(end), where, int(its_shard)))
         except ValueError:
             raise UserError(f"{path}: line {number}: start, end and shard must be whole numbers") from None

@@ -48,8 +48,8 @@ def check_coverage(
             wrong.append(f"{split} has no clip for {len(empty)} of {len(classes[split])} classes ({named})")
     if wrong:
         raise UserError(
-            f"too little audio to train on: {'; '.join(dict.fromkeys(wrong))}. Add audioset.folders or audioset.hdf5, or "
-            "run the download again; to go on with fewer clips lower audioset.min_clips"
+            f"too little audio to train on: {'; '.join(dict.fromkeys(wrong))}. Add audioset.folders or audioset.hdf5, "
+            "or run the download again; to go on with fewer clips lower audioset.min_clips"
         )
     return counts
 

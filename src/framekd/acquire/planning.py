@@ -29,7 +29,7 @@ def plan_clips(
     Args:
         labels: the folder of the label files, or {name: path}.
         audioset: weak (whether weak splits are wanted), weak_splits, expected_classes, download.shards.
-        out: the table, sorted by id: clip_id, ytid, start_ms, end_ms, splits (strong_train, strong_eval, weak_…), shard.
+        out: the table, sorted by id: clip_id, ytid, start_ms, end_ms, splits (strong_train, weak_eval, …), shard.
     """
     paths = {
         name: Path(labels[name]) if isinstance(labels, Mapping) else Path(labels) / file

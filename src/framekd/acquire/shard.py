@@ -95,19 +95,8 @@ class _Job:
         self, clip: Clip, state: State, *, reason: str = "", samples: np.ndarray | None = None, source: str = ""
     ) -> None:
         """Write a clip's fate into the journal and tell the progress."""
-        ok = samples is not None
-        self.journal.record(
-            Entry(
-                clip.clip_id,
-                clip.splits,
-                state,
-                reason,
-                round(len(samples) / SAMPLE_RATE, 4) if ok else 0.0,
-                digest(samples) if ok else "",
-                source,
-            ),
-            samples,
-        )
+        there = (0.0, "") if samples is None else (round(len(samples) / SAMPLE_RATE, 4), digest(samples))
+        self.journal.record(Entry(clip.clip_id, clip.splits, state, reason, *there, source), samples)
         with self._lock:
             self.done += 1
             if self.progress is not None:

@@ -2,12 +2,14 @@
 
 from framekd.data.batch import Batch, concatenate
 from framekd.data.clips import Arrays, ClipSet, clip_set, file_set, labelled, strong_set, weak_set
-from framekd.data.loader import Loader, MixedLoader, SoftSource, chunks, windows
+from framekd.data.cutter import Cutter, SoftSource
+from framekd.data.loader import Loader, MixedLoader, chunks, windows
 
 __all__ = [
     "Arrays",
     "Batch",
     "ClipSet",
+    "Cutter",
     "Loader",
     "MixedLoader",
     "SoftSource",

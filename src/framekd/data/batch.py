@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -42,16 +43,17 @@ class Batch:
         device = torch.device(device)
         if self.waveform.device == device:
             return self
-        moved = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.ids)
 
     def __getitem__(self, part: slice) -> Batch:
         """A part of the batch, without copying."""
-        return Batch(*(None if (v := getattr(self, f.name)) is None else v[part] for f in fields(self)))
+        return self._map(lambda tensor: tensor[part], self.ids[part])
+
+    def _map(self, change: Callable[[Tensor], Tensor], ids: list[str]) -> Batch:
+        """The batch with every tensor changed."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: change(v) if isinstance(v, Tensor) else v for name, v in given.items()}
+        return Batch(**{**changed, "ids": ids})
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
@@ -68,7 +70,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     shape = next((b.frame_labels.shape[1:] for b in batches if b.frame_labels is not None), None)
 
     def frames(b: Batch) -> Tensor:
-        return b.waveform.new_zeros(len(b), *shape) if b.frame_labels is None else b.frame_labels
+        return b.waveform.new_zeros((len(b), *(shape or ()))) if b.frame_labels is None else b.frame_labels
 
     def joined(name: str) -> Tensor | None:
         parts = [getattr(b, name) for b in batches]

@@ -141,7 +141,11 @@ def clip_set(
     if events is not None:
         clip, label, onset, offset = merge_events(*map(np.asarray, events))
         begin, end = frame_span(onset, offset, n_frames=None)
+        # Two events of a class may share the frame between them; it belongs to the first, so that spans are disjoint.
+        same = (clip[1:] == clip[:-1]) & (label[1:] == label[:-1])
+        begin[1:] = np.where(same, np.maximum(begin[1:], end[:-1]), begin[1:])
     else:
+        assert clip_labels is not None
         clip, label = map(np.asarray, clip_labels)
         order = np.lexsort((label, clip))
         clip, label = clip[order], label[order]
@@ -267,7 +271,8 @@ def labelled(
             label.append(classes.index(mid))
             onset.append(a)
             offset.append(b)
-    columns = tuple(np.array(c, t) for c, t in ((clip, np.int64), (label, np.int32), (onset, float), (offset, float)))
-    if events is not None:
-        return clip_set(ids, audio, classes, samples=audio.samples, events=columns)
-    return clip_set(ids, audio, classes, samples=audio.samples, clip_labels=columns[:2])
+    whole = np.array(clip, np.int64), np.array(label, np.int32)
+    if events is None:
+        return clip_set(ids, audio, classes, samples=audio.samples, clip_labels=whole)
+    timed = (*whole, np.array(onset, np.float64), np.array(offset, np.float64))
+    return clip_set(ids, audio, classes, samples=audio.samples, events=timed)

@@ -6,115 +6,17 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from framekd.config import Recipe
 from framekd.data.batch import Batch, concatenate
 from framekd.data.clips import ClipSet
+from framekd.data.cutter import HOP, Cutter, Mix, SoftSource
 from framekd.events import CLIP_FRAMES, balanced_weights
 
-HOP = 640
-"""Samples per label frame."""
 _ORDER, _STEP = 1, 2  # streams of random numbers
-
-
-class SoftSource(Protocol):
-    """The ensemble's soft labels."""
-
-    def rows(self, ids: Sequence[str], /) -> np.ndarray | Tensor:
-        """Probabilities, float32 [clips, classes, frames]."""
-
-
-class Cutter:
-    """Cuts of equal length from a set of clips, as tensors.
-
-    Args:
-        n_frames: length of a cut in label frames; what a clip lacks is zeros on the right.
-        device: where batches are put together. On a GPU with `resident`, all audio lies in its memory as int16.
-    """
-
-    def __init__(
-        self, clips: ClipSet, n_frames: int = CLIP_FRAMES, *, device: torch.device | str = "cpu", resident: bool = False
-    ) -> None:
-        self.clips, self.n_frames, self.device = clips, n_frames, torch.device(device)
-        self.n_samples = n_frames * HOP
-        self.n_classes = len(clips.classes)
-        self._resident = self._load() if resident else None
-
-    def _load(self) -> Tensor:
-        """All clips as one int16 [clips, longest], zeros on the right."""
-        longest = max(self.n_samples, int(self.clips.samples.max(initial=0)))
-        whole = torch.zeros((len(self.clips), longest), dtype=torch.int16, device=self.device)
-        for i in range(0, len(self.clips), 64):
-            block = np.zeros((min(64, len(self.clips) - i), longest), np.int16)
-            for k in range(len(block)):
-                samples = self.clips.waveform(i + k)
-                block[k, : len(samples)] = samples
-            whole[i : i + len(block)] = torch.from_numpy(block).to(self.device)
-        return whole
-
-    def waveforms(self, clips: np.ndarray, starts: np.ndarray) -> Float[Tensor, "batch samples"]:
-        """Cuts that begin at the label frames `starts`."""
-        if self._resident is not None:
-            index = torch.from_numpy(clips).to(self.device)
-            if not starts.any():
-                return self._resident[index, : self.n_samples].float().mul_(1 / 32768)
-            begin = torch.from_numpy(starts * HOP).to(self.device)
-            column = (begin[:, None] + torch.arange(self.n_samples, device=self.device)).clamp_(
-                max=self._resident.shape[1] - 1
-            )
-            return self._resident[index].gather(1, column).float().mul_(1 / 32768)
-        out = torch.empty((len(clips), self.n_samples), dtype=torch.float32)
-        view = out.numpy()
-        for row, clip, start in zip(view, clips.tolist(), (starts * HOP).tolist()):
-            samples = self.clips.waveform(clip)[start : start + self.n_samples]
-            row[: len(samples)] = samples
-            row[len(samples) :] = 0
-        return out.mul_(1 / 32768).to(self.device)
-
-    def labels(self, clips: np.ndarray, starts: np.ndarray) -> tuple[Tensor | None, Tensor]:
-        """Frame labels (None if no clip of the set has any) and clip labels of cuts."""
-        source = self.clips
-        frames = np.zeros((len(clips), self.n_classes, self.n_frames), np.uint8) if source.has_frames.any() else None
-        whole = np.zeros((len(clips), self.n_classes), np.uint8)
-        for k, (i, shift) in enumerate(zip(clips.tolist(), starts.tolist())):
-            part = slice(source.start[i], source.start[i + 1])
-            if not source.has_frames[i]:
-                whole[k, source.label[part]] = 1
-                continue
-            begin = np.maximum(source.begin[part] - shift, 0).tolist()
-            end = np.minimum(source.end[part] - shift, self.n_frames).tolist()
-            for label, a, b in zip(source.label[part].tolist(), begin, end):
-                if a < b:
-                    frames[k, label, a:b] = 1
-                    whole[k, label] = 1
-        dense = None if frames is None else torch.from_numpy(frames).to(self.device).float()
-        return dense, torch.from_numpy(whole).to(self.device).float()
-
-    def batch(self, clips: np.ndarray, starts: np.ndarray, soft: SoftSource | None = None) -> Batch:
-        """The cuts of `clips` at `starts` (label frames), unmixed."""
-        ids = [self.clips.ids[i] for i in clips.tolist()]
-        frames, whole = self.labels(clips, starts)
-        lengths = np.clip(self.clips.samples[clips] - starts * HOP, 0, self.n_samples)
-        return Batch(
-            ids,
-            self.waveforms(clips, starts),
-            torch.from_numpy(starts.astype(np.int64)).to(self.device),
-            torch.from_numpy(lengths.astype(np.int64)).to(self.device),
-            frames,
-            whole,
-            None if soft is None else self.soft(ids, soft),
-            torch.from_numpy(self.clips.has_frames[clips]).to(self.device),
-        )
-
-    def soft(self, ids: list[str], soft: SoftSource) -> Float[Tensor, "batch classes frames"]:
-        """Soft labels of whole clips (cuts that begin at 0)."""
-        return torch.as_tensor(soft.rows(ids), dtype=torch.float32).to(self.device)
 
 
 class Loader:
@@ -185,51 +87,23 @@ class Loader:
         clips = self.order(epoch)[within * size : (within + 1) * size]
         rng = np.random.default_rng([self.seed, _STEP, step])
         starts = rng.integers(0, self._slack[clips] + 1)
-        batch = self.cutter.batch(clips, starts, self.soft_source)
-        return self._mix(batch, rng) if self.recipe.augment.wavmix > 0 else batch
+        mix = self._mix(len(clips), rng) if self.recipe.augment.wavmix > 0 else None
+        return self.cutter.batch(clips, starts, soft=self.soft_source, mix=mix)
 
-    def _mix(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Mix other clips' waveforms into some of the batch (FSD of the authors' loader): l ~ Beta, at least one half.
-
-        Both means are removed before, the mean of the sum after; labels and soft labels are mixed with the same l.
-        """
-        augment, n = self.recipe.augment, len(batch)
-        drawn = np.flatnonzero(rng.random(n) < augment.wavmix)
-        partner = rng.integers(0, len(self.clips), n)[drawn]
-        share = rng.beta(augment.wavmix_alpha, augment.wavmix_alpha, n)[drawn]
-        starts = rng.integers(0, self._slack[partner] + 1)
-        if len(drawn) == 0:
-            return batch
-        other = self.cutter.batch(partner, starts, self.soft_source)
-        rows = torch.from_numpy(drawn).to(self.cutter.device)
-        first = torch.from_numpy(np.maximum(share, 1 - share)).float().to(self.cutter.device)
-
-        def mixed(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
-            if mine is None or theirs is None:
-                return mine
-            weight = first.view(-1, *[1] * (mine.ndim - 1))
-            return mine.index_copy(0, rows, mine[rows] * weight + theirs * (1 - weight))
-
-        wave = _centred(batch.waveform[rows]) * first[:, None] + _centred(other.waveform) * (1 - first[:, None])
-        lengths = batch.lengths.index_copy(0, rows, torch.maximum(batch.lengths[rows], other.lengths))
-        return Batch(
-            batch.ids,
-            batch.waveform.index_copy(0, rows, _centred(wave)),
-            batch.starts,
-            lengths,
-            mixed(batch.frame_labels, other.frame_labels),
-            mixed(batch.clip_labels, other.clip_labels),
-            mixed(batch.soft_labels, other.soft_labels),
-            batch.has_frame_labels,
-        )
+    def _mix(self, n: int, rng: np.random.Generator) -> Mix | None:
+        """Draw what is mixed into a batch of `n`: each clip with the recipe's probability, share ~ Beta, >= 1/2."""
+        augment = self.recipe.augment
+        rows = np.flatnonzero(rng.random(n) < augment.wavmix)
+        partners = rng.integers(0, len(self.clips), n)[rows]
+        share = rng.beta(augment.wavmix_alpha, augment.wavmix_alpha, n)[rows]
+        starts = rng.integers(0, self._slack[partners] + 1)
+        if len(rows) == 0:
+            return None
+        return Mix(rows, partners, starts, np.maximum(share, 1 - share).astype(np.float32))
 
     def batches(self, start: int, stop: int, *, prefetch: int = 1) -> Iterator[Batch]:
         """Batches of steps `start` … `stop` - 1, made by a thread up to `prefetch` ahead (0: no thread)."""
         return prefetched(self.batch, start, stop, prefetch)
-
-
-def _centred(wave: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
-    return wave - wave.mean(1, keepdim=True)
 
 
 class MixedLoader:
@@ -268,7 +142,7 @@ def prefetched(make, start: int, stop: int, prefetch: int) -> Iterator:
     def work() -> None:
         for step in range(start, stop):
             try:
-                item = (make(step), None)
+                item: tuple = (make(step), None)
             except BaseException as error:  # noqa: BLE001 - it is raised again where the batch is awaited
                 item = (None, error)
             if not put(item) or item[1] is not None:
@@ -301,7 +175,7 @@ def chunks(
 
     def make(k: int) -> Batch:
         rows = np.arange(k * batch_size, min((k + 1) * batch_size, len(clips)))
-        return cutter.batch(rows, np.zeros(len(rows), np.int64), soft)
+        return cutter.batch(rows, np.zeros(len(rows), np.int64), soft=soft)
 
     return prefetched(make, 0, -(-len(clips) // batch_size), prefetch)
 
