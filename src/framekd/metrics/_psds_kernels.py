@@ -101,58 +101,66 @@ def _cell_with_events(
     column, stamps, onsets, offsets, dtc, gtc, k, hi, lo, tail, buf_s, buf_fp, buf_tp, count, covered
 ):
     """Walk the distinct scores downwards and count; inside the dead interval only its lower end is counted."""
-    order = np.sort(column)
+    order = np.sort(column[column > hi]) if tail else np.sort(column)
     fp_before, tp_before = 0, 0
     for i in range(order.shape[0] - 1, -1, -1):
         score = order[i]
         if i > 0 and order[i - 1] == score:
             continue
-        if not _alive(score, hi, lo, tail):
-            if tail:
-                return
-            if i > 0 and not _alive(order[i - 1], hi, lo, tail):
-                continue
+        if not _alive(score, hi, lo, tail) and i > 0 and not _alive(order[i - 1], hi, lo, tail):
+            continue
         fp, tp = count_at(column, score, stamps, onsets, offsets, dtc, gtc, covered)
         if fp != fp_before or tp != tp_before:
             _push(score, fp - fp_before, tp - tp_before, k, buf_s, buf_fp, buf_tp, count)
         fp_before, tp_before = fp, tp
 
 
+@njit(inline="always")
+def _cells_without_events(clip, cells, hi, lo, tail, buf_s, buf_fp, buf_tp, count, pushed):
+    """As _cell_without_events for many classes at once, frame by frame, for curves without -inf unless tail.
+
+    clip [frames, classes]; cells: the classes meant. Most scores lie in the dead interval and are passed by.
+    """
+    n_frames = clip.shape[0]
+    for k in cells:
+        pushed[k] = 0
+    for t in range(n_frames):
+        frame = clip[t]
+        before, after = clip[max(t - 1, 0)], clip[min(t + 1, n_frames - 1)]
+        for k in cells:
+            score = frame[k]
+            if score > hi[k] or (score <= lo[k] and score > -np.inf):
+                delta = (1 if t == 0 or score > before[k] else 0) - (1 if after[k] > score else 0)
+                if delta != 0:
+                    _push(score, delta, 0, k, buf_s, buf_fp, buf_tp, count)
+                    pushed[k] += delta
+    for k in cells:
+        # at the lowest threshold the whole curve is one detection: what was not pushed was absorbed
+        if not tail[k] and pushed[k] != 1:
+            _push(hi[k], 1 - pushed[k], 0, k, buf_s, buf_fp, buf_tp, count)
+
+
 def _block(
-    scores, rows, first, c0, c1, ev_start, ev_class, ev_on, ev_off, stamps, dtc, gtc,
+    scores, top, low, rows, first, c0, c1, ev_start, ev_class, ev_on, ev_off, stamps, dtc, gtc,
     buf_s, buf_fp, buf_tp, count, hi, lo, tail,
 ):  # fmt: skip
     """Changes of the classes c0 … c1-1 in a block of clips, appended to the classes' buffers.
 
-    scores [clips, frames, classes]; rows [clips]: the clips' places in the event table (ev_start, sorted by class);
-    first: clip to begin with. Returns the next clip to do (all done: the number of clips; sooner: a buffer is nearly
-    full and wants compaction), or -1 - clip for a clip with NaN.
+    scores [clips, frames, classes]; top, low [clips, classes]: the highest and lowest score of each curve; rows
+    [clips]: the clips' places in the event table (ev_start, sorted by class); first: clip to begin with.
+    Returns the next clip to do: all done if that is the number of clips, else a buffer wants to be compacted.
     """
     n_clips, n_frames = scores.shape[0], scores.shape[1]
     width = c1 - c0
     room = buf_s.shape[1] - n_frames - 2
-    top = np.empty(width, scores.dtype)
-    low = np.empty(width, scores.dtype)
-    nan = np.empty(width, np.int32)
     column = np.empty(n_frames, np.float64)
+    listed = np.empty(width, np.int64)
+    pushed = np.empty(width, np.int64)
     for n in range(first, n_clips):
         for k in range(width):
             if count[k] > room:
                 return n
-        for k in range(width):
-            top[k] = -np.inf
-            low[k] = np.inf
-            nan[k] = 0
-        for t in range(n_frames):
-            frame = scores[n, t, c0:c1]
-            for k in range(np.uint64(width)):  # unsigned: no look for negative indices, so it is vectorised
-                v = frame[k]
-                top[k] = v if v > top[k] else top[k]
-                low[k] = v if v < low[k] else low[k]
-                nan[k] |= v != v
-        for k in range(width):
-            if nan[k]:
-                return -1 - n
+        cells = 0
         e, end = ev_start[rows[n]], ev_start[rows[n] + 1]
         while e < end and ev_class[e] < c0:
             e += 1
@@ -160,29 +168,34 @@ def _block(
             stop = e
             while stop < end and ev_class[stop] == c0 + k:
                 stop += 1
-            if top[k] <= hi[k] and stop == e:
-                if tail[k]:
-                    continue
-                if low[k] > lo[k]:
-                    # the whole curve lies in the dead interval: it ends as one detection
-                    _push(hi[k], 1, 0, k, buf_s, buf_fp, buf_tp, count)
-                    continue
-            for t in range(n_frames):
-                column[t] = scores[n, t, c0 + k]
-            if stop == e:
-                _cell_without_events(column, k, hi[k], lo[k], tail[k], buf_s, buf_fp, buf_tp, count)
-            else:
-                covered = np.empty(stop - e, np.float64)
+            highest, lowest = top[n, c0 + k], low[n, c0 + k]
+            if stop > e:
+                for t in range(n_frames):
+                    column[t] = scores[n, t, c0 + k]
                 _cell_with_events(
                     column, stamps, ev_on[e:stop], ev_off[e:stop], dtc, gtc, k, hi[k], lo[k], tail[k],
-                    buf_s, buf_fp, buf_tp, count, covered,
+                    buf_s, buf_fp, buf_tp, count, np.empty(stop - e, np.float64),
                 )  # fmt: skip
+            elif highest <= hi[k] and tail[k]:
+                pass
+            elif highest <= hi[k] and lowest > lo[k]:
+                # the whole curve lies in the dead interval: it ends as one detection
+                _push(hi[k], 1, 0, k, buf_s, buf_fp, buf_tp, count)
+            elif tail[k] or lowest > -np.inf:
+                listed[cells] = k
+                cells += 1
+            else:
+                for t in range(n_frames):
+                    column[t] = scores[n, t, c0 + k]
+                _cell_without_events(column, k, hi[k], lo[k], tail[k], buf_s, buf_fp, buf_tp, count)
             e = stop
+        _cells_without_events(scores[n, :, c0:c1], listed[:cells], hi, lo, tail, buf_s, buf_fp, buf_tp, count, pushed)
     return n_clips
 
 
 _BLOCK = (
-    "i8({0}[:, :, ::1], i8[::1], i8, i8, i8, i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8, f8,"
+    "i8({0}[:, :, ::1], {0}[:, ::1], {0}[:, ::1], i8[::1], i8, i8, i8,"
+    "i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8, f8,"
     "f8[:, ::1], i4[:, ::1], i4[:, ::1], i8[::1], f8[::1], f8[::1], b1[::1])"
 )
 block = njit([_BLOCK.format("f4"), _BLOCK.format("f8")], **_OPTIONS)(_block)

@@ -10,7 +10,7 @@ import numpy as np
 
 from framekd.config import UserError
 from framekd.metrics._compile import cores, kernels
-from framekd.metrics.psds import FRAME_SECONDS
+from framekd.metrics._tiles import FRAME_SECONDS
 
 
 def window_frames(seconds: float, frame_seconds: float = FRAME_SECONDS) -> int:

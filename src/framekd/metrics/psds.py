@@ -16,43 +16,10 @@ import numpy as np
 
 from framekd.config import UserError
 from framekd.metrics._compile import cores, kernels
-from framekd.metrics.truth import Events, Truth, check_same_clips, first_five, prepare_truth
+from framekd.metrics._tiles import Tile, as_numpy, check_stamps, exact_type, false_positive_limit, frame_stamps
+from framekd.metrics.truth import Events, check_same_clips, first_five, prepare_truth
 
-FRAME_SECONDS = 0.04
-CLIP_SECONDS = 10.0
-_ROOM = 2048  # change points of a class kept before they are summed and pruned for the first time
 _BLOCK = 32  # clips handed to the threads at a time: 13 MB of scores at 250 x 407
-
-
-def frame_stamps(n_frames: int) -> np.ndarray:
-    """[frames + 1] boundaries of 40-ms frames up to 10 s (seconds)."""
-    if n_frames > round(CLIP_SECONDS / FRAME_SECONDS):
-        raise UserError(f"{n_frames} frames of 40 ms are more than 10 s: give `timestamps` [frames + 1] in seconds.")
-    return np.minimum(np.arange(n_frames + 1) * FRAME_SECONDS, CLIP_SECONDS)
-
-
-def check_stamps(timestamps: Any) -> np.ndarray:
-    """[frames + 1] strictly increasing, finite seconds, as float64."""
-    stamps = np.ascontiguousarray(timestamps, dtype=np.float64)
-    if stamps.ndim != 1 or len(stamps) < 2 or not np.isfinite(stamps).all() or (np.diff(stamps) <= 0).any():
-        raise UserError("timestamps must be one row of [frames + 1] finite, strictly increasing seconds.")
-    return stamps
-
-
-def as_numpy(scores: Any) -> np.ndarray:
-    """numpy array of a tensor (any device, bfloat16 too) or array, without copying where possible."""
-    if hasattr(scores, "detach"):
-        scores = scores.detach()
-        if str(scores.dtype) == "torch.bfloat16":
-            scores = scores.float()
-        scores = scores.cpu().numpy()
-    return np.asarray(scores)
-
-
-def _exact_float(scores: np.ndarray) -> np.ndarray:
-    """float32 where that loses nothing (float16, small integers), float64 otherwise; contiguous."""
-    small = scores.dtype.kind in "fiub" and scores.dtype.itemsize <= (4 if scores.dtype.kind == "f" else 2)
-    return np.ascontiguousarray(scores, dtype=np.float32 if small else np.float64)
 
 
 @dataclass(frozen=True)
@@ -122,63 +89,6 @@ def _area(efpr: np.ndarray, tpr: np.ndarray, e_max: float, alpha_st: float) -> f
     return float(np.maximum(tpr.mean(0) - alpha_st * tpr.std(0), 0.0) @ widths)
 
 
-def false_positive_limit(seconds: float, e_max: float) -> int:
-    """Most false positives of a class that stay on the curve, by the same float arithmetic as the curve's cut."""
-    limit = int(e_max * seconds / 3600) + 2
-    while limit > 0 and limit / seconds * 3600 > e_max:
-        limit -= 1
-    return limit
-
-
-class _Tile:
-    """Change points of a few neighbouring classes; owned by one thread at a time."""
-
-    def __init__(self, c0: int, c1: int, limit: int, n_frames: int) -> None:
-        self.c0, self.c1, self.limit = c0, c1, limit
-        width, room = c1 - c0, _ROOM + 2 * n_frames
-        self.score = np.empty((width, room))
-        self.fp = np.empty((width, room), dtype=np.int32)
-        self.tp = np.empty((width, room), dtype=np.int32)
-        self.count = np.zeros(width, dtype=np.int64)
-        self.hi = np.full(width, -np.inf)
-        self.lo = np.full(width, -np.inf)
-        self.tail = np.zeros(width, dtype=np.bool_)
-
-    def compact(self) -> None:
-        """Sort, sum and prune every class's change points; double the room if they still fill half of it."""
-        compact = kernels("psds").compact
-        most = int(self.count.max())
-        out = np.empty(most), np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int32)
-        for k, n in enumerate(self.count):
-            order = np.argsort(self.score[k, :n])
-            m, self.hi[k], self.lo[k], self.tail[k] = compact(
-                order, self.score[k, :n], self.fp[k, :n], self.tp[k, :n], self.limit, *out
-            )
-            self.score[k, :m], self.fp[k, :m], self.tp[k, :m] = out[0][:m], out[1][:m], out[2][:m]
-            self.count[k] = m
-        if 2 * self.count.max() > self.score.shape[1]:
-            self.score = np.concatenate((self.score, np.empty_like(self.score)), axis=1)
-            self.fp = np.concatenate((self.fp, np.empty_like(self.fp)), axis=1)
-            self.tp = np.concatenate((self.tp, np.empty_like(self.tp)), axis=1)
-
-    def add(
-        self, scores: np.ndarray, rows: np.ndarray, truth: Truth, stamps: np.ndarray, dtc: float, gtc: float
-    ) -> int:
-        """All clips of a block; returns -1, or the index of a clip with NaN."""
-        done, block = 0, kernels("psds").block
-        while done < len(rows):
-            done = block(
-                scores, rows, done, self.c0, self.c1,
-                truth.starts, truth.class_index, truth.onsets, truth.offsets, stamps, dtc, gtc,
-                self.score, self.fp, self.tp, self.count, self.hi, self.lo, self.tail,
-            )  # fmt: skip
-            if done < 0:
-                return -1 - done
-            if done < len(rows):
-                self.compact()
-        return -1
-
-
 class PSDS:
     """PSDS of scores that arrive in any order and any portions; memory does not grow with the number of clips.
 
@@ -233,9 +143,10 @@ class PSDS:
             "timestamps": "40 ms up to 10 s" if timestamps is None else "given", **(notes or {}),
         }  # fmt: skip
         self._threads = cores(threads)
-        self._tiles: list[_Tile] | None = None
+        self._tiles: list[Tile] | None = None
         self._seen: set[str] = set()
-        self._pending: list[tuple[str, np.ndarray]] = []
+        self._held: list[str] = []
+        self._buffer = np.empty((0, 0, 0), dtype=np.float32)
         self._list_size = None if only is None else len(only)
         self._common: PSDS | None = None
         if common_clips is not None:
@@ -271,9 +182,8 @@ class PSDS:
             for i in range(0, len(names), _BLOCK):
                 self._count(names[i : i + _BLOCK], array[i : i + _BLOCK])
         else:
-            self._pending += [(name, row.copy()) for name, row in zip(names, array)]
-            if len(self._pending) >= _BLOCK:
-                self._flush()
+            for name, row in zip(names, array):
+                self._hold(name, row)
 
     @property
     def _width(self) -> int:
@@ -303,13 +213,24 @@ class PSDS:
             self._settings["frames"] = n_frames
             self._limit = min(self._limit, len(self.truth.clips) * ((n_frames + 1) // 2))
             n = len(self.truth.classes)
-            width = min(64, max(8, -(-n // (4 * self._threads))))
-            self._tiles = [_Tile(c, min(c + width, n), self._limit, n_frames) for c in range(0, n, width)]
+            width = min(64, 16 * -(-n // (64 * self._threads)))  # whole vectors, a few tiles for every thread
+            self._tiles = [Tile(c, min(c + width, n), self._limit, n_frames) for c in range(0, n, width)]
+
+    def _hold(self, name: str, row: np.ndarray) -> None:
+        """Copy one clip into the block that is being filled; count the block when it is full."""
+        kind = exact_type(row.dtype)
+        if self._buffer.dtype != kind or self._buffer.shape[1:] != row.shape:
+            self._flush()
+            self._buffer = np.empty((_BLOCK, *row.shape), dtype=kind)
+        self._buffer[len(self._held)] = row
+        self._held.append(name)
+        if len(self._held) == _BLOCK:
+            self._flush()
 
     def _flush(self) -> None:
-        pending, self._pending = self._pending, []
-        if pending:
-            self._count([name for name, _ in pending], np.stack([row for _, row in pending]))
+        held, self._held = self._held, []
+        if held:
+            self._count(held, self._buffer[: len(held)])
 
     def _count(self, names: list[str], scores: np.ndarray) -> None:
         assert self._tiles is not None and self._stamps is not None
@@ -320,16 +241,15 @@ class PSDS:
             return
         if self._columns[0] is not None:
             scores = scores[:, :, self._columns[0]]
-        scores = _exact_float(scores)
+        scores = np.ascontiguousarray(scores, dtype=exact_type(scores.dtype))
+        top = scores.max(axis=1)
+        if np.isnan(top).any():
+            raise UserError(f"The scores of clip {names[int(np.isnan(top).any(axis=1).argmax())]} contain NaN.")
+        # once nothing under the dead intervals can come back, minima do not matter
+        low = top if all(tile.tail.all() for tile in self._tiles) else scores.min(axis=1)
         rows = np.array([self.truth.row[name] for name in names], dtype=np.int64)
-        dtc, gtc = self._settings["dtc"], self._settings["gtc"]
-
-        def work(tile: _Tile) -> int:
-            return tile.add(scores, rows, self.truth, self._stamps, dtc, gtc)  # type: ignore[arg-type]
-
-        bad = [clip for clip in self._each_tile(work) if clip >= 0]
-        if bad:
-            raise UserError(f"The scores of clip {names[min(bad)]} contain NaN.")
+        tolerance = self._settings["dtc"], self._settings["gtc"]
+        self._each_tile(lambda tile: tile.add((scores, top, low), rows, self.truth, self._stamps, tolerance))
 
     def _each_tile(self, work: Any) -> list[Any]:
         kernels("psds")  # compile, or load, before threads ask for it
@@ -349,7 +269,7 @@ class PSDS:
                 f"{first_five(missing)}; scores without ground truth: none."
             )
 
-        def curve(tile: _Tile) -> np.ndarray:
+        def curve(tile: Tile) -> np.ndarray:
             tile.compact()
             best = np.empty((tile.c1 - tile.c0, self._limit + 1), dtype=np.int64)
             for k in range(len(best)):
