@@ -4,16 +4,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from framekd.config import Recipe
 
 
+class Optimiser:
+    """Adam, AdamW or SGD by torch's own fused kernels.
+
+    It stands for ``torch.optim.Adam(fused=True)`` and its siblings, and takes the same steps bit for bit. Their first
+    use imports all of torch's compiler, seconds that every short job would pay; their functional form does not.
+
+    Attributes:
+        param_groups: dicts of params, lr, weight_decay and ``peak``, the rate that a schedule's factor multiplies.
+        state: per parameter, tensors by name; empty until its first gradient.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], recipe: Recipe) -> None:
+        self.param_groups, self.recipe = groups, recipe
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step along the gradients; parameters without any stay as they are."""
+        for group in self.param_groups:
+            params = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not params:
+                continue
+            grads = [parameter.grad for parameter in params]
+            slots = [self.state.get(p) or self.state.setdefault(p, self._fresh(p)) for p in params]
+            rates = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
+            if self.recipe.optimiser == "sgd":
+                momentum = [slot["momentum_buffer"] for slot in slots]
+                sgd(params, grads, momentum, momentum=self.recipe.momentum, dampening=0.0, nesterov=False,
+                    fused=True, **rates)  # fmt: skip
+            else:
+                first, second, steps = ([slot[key] for slot in slots] for key in ("exp_avg", "exp_avg_sq", "step"))
+                beta1, beta2 = self.recipe.betas
+                adam(params, grads, first, second, [], steps, amsgrad=False, beta1=beta1, beta2=beta2, eps=1e-8,
+                     decoupled_weight_decay=self.recipe.optimiser == "adamw", fused=True, **rates)  # fmt: skip
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        if self.recipe.optimiser == "sgd":
+            return {"momentum_buffer": torch.zeros_like(parameter)}
+        return {
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+            "step": torch.zeros((), device=parameter.device),
+        }
+
+
 def build_optimiser(
     model: nn.Module, recipe: Recipe, *, lr: float, depth_groups: Sequence[Sequence[str]] | None = None
-) -> torch.optim.Optimizer:
+) -> Optimiser:
     """Adam, AdamW or SGD over the parameters that train; each group remembers its peak rate in ``group["peak"]``.
 
     depth_groups: parameter names by depth, top first (``framekd.models.depth_groups``). With ``recipe.layer_decay`` d,
@@ -36,10 +90,7 @@ def build_optimiser(
         {"params": params, "lr": peak, "peak": peak, "weight_decay": decay}
         for (peak, decay), params in gathered.items()
     ]
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
-    kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
-    return kind(groups, lr=lr, betas=recipe.betas, fused=True)
+    return Optimiser(groups, recipe)
 
 
 def factor(step: int, recipe: Recipe, *, total: int, peak: float) -> float:
@@ -71,7 +122,7 @@ def exp_linear(epoch: int, *, epochs: int, warmup: float, last: float = 0.01) ->
     return rise * fall
 
 
-def set_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
+def set_rate(optimiser: Optimiser, value: float) -> None:
     """Give every group its peak rate times `value`."""
     for group in optimiser.param_groups:
         group["lr"] = group["peak"] * value

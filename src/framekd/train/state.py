@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from framekd.config import UserError
+from framekd.optim import Optimiser
 
 STOPPED = 75
 """Exit code of a run that saved its state and left early (EX_TEMPFAIL of sysexits.h: try again)."""
@@ -113,7 +114,7 @@ class RunFolder:
     def save(
         self,
         model: nn.Module,
-        optimiser: torch.optim.Optimizer,
+        optimiser: Optimiser,
         progress: Progress,
         *,
         best: Mapping[str, torch.Tensor] | None = None,
@@ -133,9 +134,7 @@ class RunFolder:
             os.fsync(handle.fileno())
         aside.replace(self.file)
 
-    def restore(
-        self, model: nn.Module, optimiser: torch.optim.Optimizer
-    ) -> tuple[Progress, dict[str, torch.Tensor] | None]:
+    def restore(self, model: nn.Module, optimiser: Optimiser) -> tuple[Progress, dict[str, torch.Tensor] | None]:
         """Load the state into `model` and `optimiser`, if there is one of this very run; else start anew."""
         if not self.file.exists():
             return Progress(), None
