@@ -134,6 +134,37 @@ def decode(
     return to_int16(decode_float(media, start, duration, sample_rate=sample_rate, channel=channel, timeout=timeout))
 
 
+def fetch_span(
+    url: str,
+    span: tuple[float, float],
+    target: str | Path,
+    *,
+    headers: dict[str, str] | None = None,
+    proxy: str | None = None,
+    timeout: float = 30.0,
+) -> bool:
+    """Fetch only the seconds ``span`` of a remote media file, decoded, into the WAV file `target`; False if it failed.
+
+    ffmpeg seeks by range requests to the last point before the span, decodes from there and drops what comes before:
+    the first sample of the file is the one at ``span[0]``, which copying packets would miss by seconds.
+    """
+    command = [ffmpeg_path(), "-hide_banner", "-loglevel", "error", "-xerror", "-y", "-threads", "1"]
+    command += ["-protocol_whitelist", "http,https,tcp,tls,crypto,httpproxy", "-format_whitelist", _FORMATS]
+    command += ["-rw_timeout", str(round(timeout * 1e6))]
+    if headers:
+        command += ["-headers", "".join(f"{name}: {value}\r\n" for name, value in headers.items())]
+    if proxy:
+        command += ["-http_proxy", proxy]
+    command += ["-ss", f"{span[0]:.3f}", "-i", url, "-map", "0:a:0", "-t", f"{span[1] - span[0]:.3f}"]
+    command += ["-c:a", "pcm_f32le", "-f", "wav", f"file:{os.fspath(target)}"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20 * timeout)
+    except subprocess.TimeoutExpired:
+        return False
+    path = Path(target)
+    return done.returncode == 0 and path.is_file() and path.stat().st_size > 1000
+
+
 def declared_seconds(path: str | Path) -> float | None:
     """The duration that a file's header states (not how much of it is there); None if it states none."""
     command = [ffmpeg_path(), "-hide_banner", "-protocol_whitelist", "file", "-format_whitelist", _FORMATS]

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ class Fetched:
     path: Path
     begin: float
     source: str
+    whole: bool = True
+    """Whether the host said how long the file is, so that a truncated one would have been noticed."""
 
 
 def problems(settings: config.Download) -> list[str]:
@@ -153,7 +156,9 @@ def classify(error: BaseException, *, youtube: bool = False) -> FetchFailed:
         return FetchFailed(State.GEO, text)
     if any(isinstance(found, UnsupportedError) for found in chain):
         return FetchFailed(State.CORRUPT, "a web page instead of media")
-    if re.search(r"timed out|connection|unable to download|bytes read|is empty|resolve|ssl", text, re.I):
+    if re.search(r"data blocks|is empty", text, re.I):
+        return FetchFailed(State.NETWORK, "an empty answer")
+    if re.search(r"timed out|connection|unable to download|bytes read|resolve|ssl", text, re.I):
         return FetchFailed(State.NETWORK, text)
     for state, pattern in _TOLD:
         if re.search(pattern, text, re.I):
@@ -213,6 +218,7 @@ class Fetcher:
             extractor_retries=0,
             file_access_retries=0,
             skip_unavailable_fragments=False,
+            buffersize=16,  # the first read; it grows from there, and the deadline is looked at between two
             socket_timeout=self.settings.timeout_seconds,
             progress_hooks=[self._watch],
             js_runtimes={name: {} for program, name in _RUNTIMES.items() if shutil.which(program)},
@@ -233,23 +239,66 @@ class Fetcher:
         return self._local.client
 
     def _watch(self, progress: dict[str, Any]) -> None:
+        if progress.get("status") == "downloading":
+            self._local.whole = progress.get("total_bytes") is not None
         if time.monotonic() - self._local.began > self.deadline:
             raise FetchFailed(State.NETWORK, f"slower than {self.deadline:.0f} s for one file")
         if (progress.get("downloaded_bytes") or 0) > MAX_BYTES:
             raise FetchFailed(State.CORRUPT, "larger than any audio track")
 
-    def fetch(self, ytid: str) -> Fetched:
-        """Fetch the audio track of a video; FetchFailed says why it did not come."""
+    def fetch(self, ytid: str, *, span: tuple[float, float] | None = None, take: Span | None = None) -> Fetched:
+        """Fetch the audio track of a video; FetchFailed says why it did not come.
+
+        Args:
+            span: begin and end in seconds of what is needed.
+            take: fetches a span of a remote file into a local one; tried where it saves much, and where it fails the
+                whole track is fetched.
+        """
         client, target = self._client()
         target.unlink(missing_ok=True)
-        self._local.began = time.monotonic()
+        self._local.began, self._local.whole = time.monotonic(), False
         url = self.settings.url.format(ytid=ytid)
         try:
-            info = client.extract_info(url, download=True, ie_key=self._extractor)
+            if span is None or take is None:
+                info = client.extract_info(url, download=True, ie_key=self._extractor)
+            else:
+                info = client.extract_info(url, download=False, ie_key=self._extractor)
+                remote = _remote(info, span, self.settings)
+                if remote is not None and take(remote, span, target):
+                    return Fetched(target, span[0], self.source)
+                info = client.process_ie_result(info, download=True)
         except Exception as error:  # noqa: BLE001 - yt-dlp raises anything; classify() names it
             raise classify(error, youtube=self.youtube) from None
         if info is None or not target.is_file():
             raise FetchFailed(State.CORRUPT, "no media at this address")
         if target.stat().st_size == 0:
             raise FetchFailed(State.NETWORK, "an empty answer")
-        return Fetched(target, 0.0, self.source)
+        return Fetched(target, 0.0, self.source, self._local.whole)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A media file that can be read in part: its address and what to send along."""
+
+    url: str
+    headers: dict[str, str]
+    proxy: str | None
+    timeout: float
+
+
+Span = Callable[[Remote, tuple[float, float], Path], bool]
+WORTHWHILE = 60.0
+"""Seconds that a part must save before it is asked for in place of the whole."""
+
+
+def _remote(info: dict[str, Any] | None, span: tuple[float, float], settings: config.Download) -> Remote | None:
+    """The chosen audio track, if it is one file that can be read in part and that is worth it."""
+    chosen = (info or {}).get("requested_formats") or [info or {}]
+    track = chosen[0]
+    duration = (info or {}).get("duration")
+    saved = span[0] if duration is None else duration - (span[1] - span[0])
+    # WebM alone: seeking in AAC loses the priming samples (12 to 23 ms), and in MP3 the exact place altogether.
+    plain = track.get("protocol") in ("http", "https") and track.get("ext") == "webm"
+    if len(chosen) != 1 or not plain or saved < WORTHWHILE or track.get("cookies"):
+        return None
+    return Remote(track["url"], dict(track.get("http_headers") or {}), settings.proxy, settings.timeout_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import re
 import threading
 import time
 import urllib.parse
@@ -20,8 +21,10 @@ class MediaServer:
     returns True, or returns False for the ordinary answer. `requests` counts requests by id.
     """
 
-    def __init__(self, media: dict[str, Path], faults: dict[str, Callable] | None = None) -> None:
-        self.media, self.faults = media, faults or {}
+    def __init__(
+        self, media: dict[str, Path], faults: dict[str, Callable] | None = None, *, ranges: bool = False
+    ) -> None:
+        self.media, self.faults, self.ranges, self.sent = media, faults or {}, ranges, 0
         self.requests: Counter[str] = Counter()
         self.lock = threading.Lock()
         owner = self
@@ -54,8 +57,19 @@ class MediaServer:
         path = self.media.get(ytid)
         if path is None:
             send(handler, 404)
-        else:
-            send(handler, 200, path.read_bytes(), TYPES[path.suffix])
+            return
+        data, wanted = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
+        if not self.ranges:
+            send(handler, 200, data, TYPES[path.suffix])
+            return
+        first, last = (int(wanted[1]), int(wanted[2] or len(data) - 1)) if wanted else (0, len(data) - 1)
+        part = data[first : last + 1]
+        at = {"Content_Range": f"bytes {first}-{last}/{len(data)}"} if wanted else {}
+        send(handler, 206 if wanted else 200, b"", TYPES[path.suffix], length=len(part), Accept_Ranges="bytes", **at)
+        for i in range(0, len(part), 1 << 14):  # slowly, and counted as it goes: a client that seeks hangs up early
+            handler.wfile.write(part[i : i + (1 << 14)])
+            self.sent += len(part[i : i + (1 << 14)])
+            time.sleep(0.002)
 
     def __enter__(self) -> MediaServer:
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
@@ -66,11 +80,13 @@ class MediaServer:
         self.server.server_close()
 
 
-def send(handler, status: int, body: bytes = b"", kind: str = "text/plain", **headers: str) -> None:
+def send(
+    handler, status: int, body: bytes = b"", kind: str = "text/plain", length: int | None = None, **headers: str
+) -> None:
     """One whole answer."""
     handler.send_response(status)
     handler.send_header("Content-Type", kind)
-    handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
     for name, value in headers.items():
         handler.send_header(name.replace("_", "-"), value)
     handler.end_headers()

@@ -16,9 +16,9 @@ import numpy as np
 from framekd import config
 from framekd.acquire.journal import Journal
 from framekd.acquire.sources import Source, open_sources
-from framekd.audio import DecodeError, declared_seconds, decode
+from framekd.audio import DecodeError, declared_seconds, decode, fetch_span
 from framekd.config import UserError
-from framekd.download import Fetched, Fetcher, FetchFailed
+from framekd.download import Fetched, Fetcher, FetchFailed, Remote
 from framekd.manifest import Clip, Entry, State, read_clips, retryable, write_manifest
 from framekd.store import SAMPLE_RATE, StoredClip, digest, write_shard
 
@@ -136,7 +136,7 @@ class _Job:
             try:
                 samples = decode(fetched.path, begin, seconds)
             except DecodeError as error:
-                raise _undecodable(fetched.path, error) from None
+                raise _undecodable(fetched, error) from None
             if len(samples) < SAMPLE_RATE * (seconds - MARGIN):
                 declared = declared_seconds(fetched.path)
                 reached = begin + len(samples) / SAMPLE_RATE
@@ -147,14 +147,17 @@ class _Job:
             self.store(clip, samples, fetched.source)
 
 
-def _undecodable(path: Path, error: DecodeError) -> FetchFailed:
-    with path.open("rb") as file:
+def _undecodable(fetched: Fetched, error: DecodeError) -> FetchFailed:
+    """What it means that what came cannot be decoded."""
+    with fetched.path.open("rb") as file:
         head = file.read(8192).lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
         if any(word in head for word in (b"captcha", b"not a bot", b"unusual traffic")):
             return FetchFailed(State.BOT_CHECK, "a web page that asks for a person")
         return FetchFailed(State.CORRUPT, "a web page instead of media")
-    return FetchFailed(State.CORRUPT, str(error).replace(str(path), "media"))
+    if not fetched.whole:
+        return FetchFailed(State.NETWORK, "cannot be decoded, and may be truncated: its length was not announced")
+    return FetchFailed(State.CORRUPT, str(error).replace(str(fetched.path), "media"))
 
 
 def _download(job: _Job, queue: Queue, fetcher: Fetcher) -> None:
@@ -163,7 +166,7 @@ def _download(job: _Job, queue: Queue, fetcher: Fetcher) -> None:
     while (taken := queue.take()) is not None:
         group, tried = taken
         try:
-            job.cut(group, fetcher.fetch(group[0].ytid))
+            job.cut(group, fetcher.fetch(group[0].ytid, span=_span(group), take=_take if settings.sections else None))
             queue.succeeded()
         except FetchFailed as failure:
             if not queue.failed(group, tried, failure):
@@ -171,6 +174,16 @@ def _download(job: _Job, queue: Queue, fetcher: Fetcher) -> None:
                     job.record(clip, failure.state, reason=failure.reason, source=fetcher.source)
         if settings.pause_seconds and queue.waiting:
             time.sleep(settings.pause_seconds)
+
+
+def _span(group: list[Clip]) -> tuple[float, float] | None:
+    """What of a video its clips need, with a second on both sides."""
+    begin, end = min(c.start_ms for c in group) / 1000 - 1, max(c.end_ms for c in group) / 1000 + 1
+    return max(0.0, begin), end
+
+
+def _take(remote: Remote, span: tuple[float, float], target: Path) -> bool:
+    return fetch_span(remote.url, span, target, headers=remote.headers, proxy=remote.proxy, timeout=remote.timeout)
 
 
 def _by_video(clips: Sequence[Clip]) -> list[list[Clip]]:
