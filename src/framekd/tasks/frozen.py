@@ -1,0 +1,236 @@
+"""Frozen transformers: features once, then the heads of all runs as one batched problem.
+
+The transformer is in evaluation mode and never changes, so each crop's sequence is computed once. Clips longer than
+10 s give crops every 5 s in place of crops drawn at random. Runs (seeds, folds) differ only in their first heads,
+their clips and the order of these: they are trained side by side, each with its own loss, gradients and optimiser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from framekd.config import Recipe, UserError
+from framekd.data import Cutter
+from framekd.events import CLIP_FRAMES
+from framekd.models.frame import FrameModel, init_linear
+from framekd.optim import build_optimiser, factor, set_rate
+from framekd.predict import HOP
+from framekd.tasks.problem import Part, Problem, Run
+from framekd.train import numpy_generator, torch_generator
+
+CROP_HOP = CLIP_FRAMES // 2
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Sequences of a pool's crops, with labels: a row a crop, `clip` and `start` (label frames) say which.
+
+    features: float16, in the device's memory where they fit.
+    """
+
+    clip: np.ndarray
+    start: np.ndarray
+    features: Float[Tensor, "crops frames width"]
+    frame_labels: Float[Tensor, "crops classes frames"] | None
+    clip_labels: Float[Tensor, "crops classes"]
+
+    def of(self, part: Part) -> np.ndarray:
+        """Rows of the crops of a part's clips."""
+        return np.flatnonzero(np.isin(self.clip, part.clips))
+
+
+def crop_starts(frames: int, *, dense: bool) -> list[int]:
+    """Where the crops of a clip of so many label frames begin: every 10 s to its end; `dense` adds those between."""
+    starts = set(range(0, max(frames, 1), CLIP_FRAMES))
+    if dense:
+        starts |= set(range(CROP_HOP, frames - CLIP_FRAMES + 1, CLIP_FRAMES))
+    return sorted(starts)
+
+
+@torch.no_grad()
+def compute(model: FrameModel, problem: Problem, recipe: Recipe, *, device: torch.device) -> dict[str, Crops]:
+    """Features of all crops that some run trains on or is tested on."""
+    model.to(device).eval()
+    out = {}
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision) if device.type == "cuda" else None
+    trained = {part.pool for run in problem.runs for part in run.train}
+    for name, pool in problem.pools.items():
+        frames = -(-pool.samples // HOP)
+        starts = [crop_starts(int(n), dense=name in trained) for n in frames]
+        clip = np.repeat(np.arange(len(pool)), [len(s) for s in starts])
+        start = np.concatenate([np.array(s, np.int64) for s in starts])
+        room = _room(len(clip) * CLIP_FRAMES * model.embed_dim * 2, device)
+        features = torch.empty((len(clip), CLIP_FRAMES, model.embed_dim), dtype=torch.float16, device=room)
+        cutter, frame_labels, clip_labels = Cutter(pool), [], []
+        for i in range(0, len(clip), recipe.batch_size):
+            rows = slice(i, i + recipe.batch_size)
+            batch = cutter.batch(clip[rows], start[rows])
+            frame_labels.append(batch.frame_labels)
+            clip_labels.append(batch.clip_labels)
+            mel = model.frontend(batch.waveform.to(device))
+            with torch.autocast(device.type, half) if half else nullcontext():
+                features[rows] = model.features(mel).to(torch.float16).to(room)
+        strong = None if frame_labels[0] is None else torch.cat(frame_labels)
+        out[name] = Crops(clip, start, features, strong, torch.cat(clip_labels))
+    return out
+
+
+def _room(size: int, device: torch.device) -> torch.device:
+    """The device, if it has room for `size` bytes in less than half of its free memory; else the host."""
+    if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // 2:
+        return device
+    return torch.device("cpu")
+
+
+class Heads(nn.Module):
+    """The frame and clip heads of several runs; the same arithmetic as the heads of a model, a run at a time."""
+
+    def __init__(self, runs: Sequence[Run], width: int, n_classes: int, *, attention: bool, std: float | None) -> None:
+        super().__init__()
+        self.runs, self.n_classes, self.attention = len(runs), n_classes, attention
+        pairs = []
+        for run in runs:
+            generator = torch_generator(run.seed, "heads")
+            pair = [nn.Linear(width, n_classes), nn.Linear(width, n_classes)]
+            for layer in pair:
+                init_linear(layer, generator, std=std)
+            pairs.append(pair)
+        # Biases are one dimension, so that weight decay leaves them alone as it does in a model.
+        self.frame_weight, self.frame_bias = _stacked([frame for frame, _ in pairs])
+        self.clip_weight, self.clip_bias = _stacked([clip for _, clip in pairs])
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.baddbmm(bias.view(self.runs, 1, -1), x, weight)
+
+    def forward(
+        self, features: Float[Tensor, "runs batch frames width"]
+    ) -> tuple[Float[Tensor, "runs batch frames classes"], Float[Tensor, "runs batch classes"]]:
+        """Frame and clip logits."""
+        runs, batch, frames, _ = features.shape
+        flat = features.flatten(1, 2)
+        frame = self._linear(flat, self.frame_weight, self.frame_bias).view(runs, batch, frames, -1)
+        if not self.attention:
+            return frame, self._linear(features.mean(2), self.clip_weight, self.clip_bias)
+        second = self._linear(flat, self.clip_weight, self.clip_bias).view(runs, batch, frames, -1)
+        attention = second.softmax(dim=-1).clamp(min=1e-7, max=1.0)
+        clip = (frame.sigmoid() * attention).sum(2) / attention.sum(2)
+        return frame, torch.logit(clip, eps=1e-7)
+
+    def clip_gradients(self, most: float) -> None:
+        """Scale each run's gradients to a norm of at most `most`."""
+        grads = [p.grad.view(self.runs, -1) for p in self.parameters() if p.grad is not None]
+        scale = (most / (torch.cat(grads, 1).norm(dim=1) + 1e-6)).clamp(max=1.0)
+        for grad in grads:
+            grad.mul_(scale[:, None])
+
+
+def _stacked(layers: Sequence[nn.Linear]) -> tuple[nn.Parameter, nn.Parameter]:
+    weight = torch.stack([layer.weight.detach().T for layer in layers])
+    return nn.Parameter(weight), nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]))
+
+
+def _order(run: Run, part: int, epoch: int, rows: np.ndarray, wanted: int) -> np.ndarray:
+    """An epoch's crops of a part of a run: permutations, one after the other."""
+    draw = numpy_generator(run.seed, "order", part, epoch)
+    return np.concatenate([rows[draw.permutation(len(rows))] for _ in range(-(-wanted // len(rows)))])[:wanted]
+
+
+def _losses(frame: Tensor, clip: Tensor, frame_labels: list[Tensor], clip_labels: list[Tensor], both: bool) -> Tensor:
+    """Sum over runs of each run's mean loss: frame labels, and for "both" clip labels of the second part."""
+    strong = frame_labels[0].transpose(2, 3)
+    runs, count = len(frame), strong.shape[1]
+    loss = runs * F.binary_cross_entropy_with_logits(frame[:, :count], strong)
+    if both:
+        loss = loss + runs * F.binary_cross_entropy_with_logits(clip[:, count:], clip_labels[1])
+    return loss
+
+
+def train(
+    crops: Mapping[str, Crops], problem: Problem, recipe: Recipe, *, lr: float, head: str, device: torch.device,
+    progress: bool = False,
+) -> Heads:  # fmt: skip
+    """The heads of all runs, trained for ``recipe.steps()`` steps."""
+    _check(recipe, len(problem.runs[0].train))
+    runs, parts = problem.runs, len(problem.runs[0].train)
+    width = next(iter(crops.values())).features.shape[2]
+    std = 0.01 if recipe.head_init == "normal" else None
+    heads = Heads(runs, width, len(problem.classes), attention=head == "attention", std=std).to(device)
+    optimiser = build_optimiser(heads, recipe, lr=lr)
+    rows = [[crops[part.pool].of(part) for part in run.train] for run in runs]
+    size, wanted = recipe.batch_size // parts, recipe.epoch_clips // parts
+    per_epoch = -(-wanted // size)
+    total = recipe.epochs * per_epoch
+    for step in tqdm(range(total), desc=f"{problem.task} heads", disable=not progress):
+        epoch, at = divmod(step, per_epoch)
+        if at == 0:
+            order = [[_order(r, p, epoch, rows[i][p], wanted) for p in range(parts)] for i, r in enumerate(runs)]
+        features, frame_labels, clip_labels = [], [], []
+        for p in range(parts):
+            source = crops[runs[0].train[p].pool]
+            chosen = torch.from_numpy(np.stack([o[p][at * size : (at + 1) * size] for o in order]))
+            features.append(_take(source.features, chosen, device).float())
+            if source.frame_labels is not None:
+                frame_labels.append(_take(source.frame_labels, chosen, device))
+            clip_labels.append(_take(source.clip_labels, chosen, device))
+        frame, clip = heads(torch.cat(features, 1))
+        loss = _losses(frame, clip, frame_labels, clip_labels, problem.objective == "both")
+        if not math.isfinite(float(loss.detach())):
+            raise UserError(f"{problem.task}: the heads' loss is no number at step {step}; lower frozen.learning_rate")
+        set_rate(optimiser, factor(step, recipe, total=total, peak=lr))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip_gradient is not None:
+            heads.clip_gradients(recipe.clip_gradient)
+        optimiser.step()
+    return heads
+
+
+def _take(source: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """source[rows] on the device: rows is [runs, batch]."""
+    return source[rows.to(source.device)].to(device, non_blocking=True)
+
+
+def _check(recipe: Recipe, parts: int) -> None:
+    augment = recipe.augment
+    used = [name for name in ("wavmix", "frame_shift", "mixup", "mixstyle", "filter", "freq_warp", "time_mask")
+            if getattr(augment, name) > 0]  # fmt: skip
+    if used:
+        raise UserError(f"frozen.augment.{used[0]}: features are computed once; write augment: {{{used[0]}: 0.0}}")
+    if recipe.batch_size % parts:
+        raise UserError(f"batch_size: {recipe.batch_size} cannot be cut into {parts} equal parts; write an even number")
+
+
+@torch.no_grad()
+def predict(
+    heads: Heads, crops: Mapping[str, Crops], problem: Problem, *, device: torch.device, batch_size: int
+) -> list[dict[str, np.ndarray]]:
+    """Probabilities of each run's test clips: a list (by run) of {clip: [frames, classes]}."""
+    out = []
+    for i, run in enumerate(problem.runs):
+        source, pool = crops[run.test.pool], problem.pools[run.test.pool]
+        rows = source.of(run.test)
+        rows = rows[source.start[rows] % CLIP_FRAMES == 0]
+        weight, bias = heads.frame_weight[i], heads.frame_bias.view(heads.runs, -1)[i]
+        found = []
+        for first in range(0, len(rows), batch_size):
+            x = _take(source.features, torch.from_numpy(rows[first : first + batch_size]), device).float()
+            found.append((x @ weight + bias).sigmoid().cpu().numpy())
+        whole, clips = np.concatenate(found), source.clip[rows]
+        out.append({pool.ids[c]: _joined(whole[clips == c], pool.samples[c]) for c in dict.fromkeys(clips.tolist())})
+    return out
+
+
+def _joined(parts: np.ndarray, samples: int) -> np.ndarray:
+    """Successive crops [n, frames, classes] as one clip: up to its last frame, but never less than one crop."""
+    whole = parts.reshape(-1, parts.shape[-1])
+    return whole[: max(-(-int(samples) // HOP), CLIP_FRAMES)]
