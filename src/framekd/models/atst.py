@@ -21,8 +21,10 @@ class Atst(Encoder):
     SIZES: ClassVar = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "rnn_hidden": 2048}
     REFERENCE = ReferenceLayout(
         prefixes=("model.atst.",),
+        upstream=("", "model.teacher.encoder.", "encoder.encoder.frame_encoder.", "encoder.encoder."),
         renames=(("norm_frame.", "norm."), ("patch_embed.patch_embed.", "patch_embed.")),
         constants=("model.atst_mel.mel_transform.spectrogram.window", "model.atst_mel.mel_transform.mel_scale.fb"),
+        dropped=("cls_token", "head."),
     )
 
     def __init__(self, *, width: int, depth: int, heads: int, mlp: int, **_: Any) -> None:

@@ -26,6 +26,8 @@ class FrontEnd(nn.Module):
     """
 
     settings: dict[str, object]
+    window: Tensor
+    banks: Tensor
     extra_hops: int = 0
     shortest: int = 0  # samples
 
@@ -119,6 +121,7 @@ class KaldiMel(FrontEnd):
 
     extra_hops = 2
     shortest = 400
+    taper: Tensor
 
     def __init__(self, *, window: str, scale: float, centre_clip: bool, mean: float, std: float) -> None:
         super().__init__()

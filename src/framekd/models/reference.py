@@ -91,7 +91,7 @@ def translate(model: FrameModel, state: Mapping[str, Tensor], layout: ReferenceL
     tensors, theirs = dict(best.tensors), best.theirs
     unknown = list(best.unknown)
     if upstream:
-        unknown = [name for name in unknown if not name.startswith(layout.dropped)]
+        unknown = []  # originals hold other networks too (a student, projectors)
         tensors = {name: value for name, value in tensors.items() if not name.startswith(layout.dropped)}
         tensors = model.encoder.adapt(tensors)
     encoder = {f"encoder.{name}": value for name, value in merge_aliases(tensors).items()}
