@@ -3,7 +3,7 @@
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.acquire import acquire
+    from framekd.pipeline.audioset import acquire
 
     acquire(
         snakemake.input[0],

@@ -3,13 +3,11 @@
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.acquire import gate
+    from framekd.pipeline.audioset import gate
 
-    labels = {name: path for name, path in snakemake.input.items() if isinstance(path, str) and name != "clips"}
     gate(
-        snakemake.input.clips,
         snakemake.input.manifests,
-        labels,
+        {name: path for name, path in snakemake.input.items() if isinstance(path, str)},
         snakemake.params.block,
         out=snakemake.output.table,
     )

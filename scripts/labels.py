@@ -3,6 +3,6 @@
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.acquire import get_labels
+    from framekd.pipeline.audioset import get_labels
 
     get_labels(snakemake.params.block, out=dict(snakemake.output.items()))

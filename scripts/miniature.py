@@ -3,6 +3,11 @@
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.acquire import build_miniature
+    from framekd.pipeline.audioset import build_miniature
 
-    build_miniature(snakemake.params.part, snakemake.params.block, out=snakemake.output[0])
+    build_miniature(
+        snakemake.params.part,
+        snakemake.params.block,
+        threads=snakemake.threads,
+        out=snakemake.output[0],
+    )

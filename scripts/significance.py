@@ -1,9 +1,12 @@
-"""Write significance from the scores."""
+"""Test the gaps of Table I for significance."""
 
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
     from framekd import tables
-    from framekd.config import load
 
-    tables.write_significance(snakemake.params.results, load(snakemake.config))
+    tables.write_significance(
+        dict(snakemake.input.items()),
+        snakemake.output[0],
+        **snakemake.params.block,
+    )

@@ -1,9 +1,12 @@
-"""Write table1 from the scores."""
+"""Write Table I from the scores of its settings."""
 
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
     from framekd import tables
-    from framekd.config import load
 
-    tables.write_table1(snakemake.params.results, load(snakemake.config))
+    tables.write_table1(
+        dict(snakemake.input.items()),
+        snakemake.output.csv,
+        miniature=snakemake.params.miniature,
+    )

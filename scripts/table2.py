@@ -1,9 +1,8 @@
-"""Write table2 from the scores."""
+"""Write Table II from the downstream jobs."""
 
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
     from framekd import tables
-    from framekd.config import load
 
-    tables.write_table2(snakemake.params.results, load(snakemake.config))
+    tables.write_table2(snakemake.input, snakemake.output.csv, miniature=snakemake.params.miniature)

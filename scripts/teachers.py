@@ -1,9 +1,12 @@
-"""Write teachers from the scores."""
+"""Write the teachers' table from the scores of its settings."""
 
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
     from framekd import tables
-    from framekd.config import load
 
-    tables.write_teachers(snakemake.params.results, load(snakemake.config))
+    tables.write_teachers(
+        dict(snakemake.input.items()),
+        snakemake.output.csv,
+        miniature=snakemake.params.miniature,
+    )

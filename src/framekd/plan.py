@@ -216,3 +216,8 @@ class Plan:
     def settings_table(self) -> dict[str, str]:
         """Setting → where Table I finds its scores."""
         return {setting: self.scores(setting) for setting in self.config.settings}
+
+    @property
+    def teachers_table(self) -> dict[str, str]:
+        """Setting → where the teachers' table finds its scores."""
+        return {setting: f"{self.results}/evaluation/teachers/{setting}.csv" for setting in self.teacher_settings}

@@ -93,7 +93,6 @@ rule coverage:
         **plan.labels,
         stores=expand(f"{D}/store/{{shard}}.h5", shard=plan.shards),
         manifests=expand(f"{D}/store/{{shard}}.manifest.tsv", shard=plan.shards),
-        clips=f"{D}/clips.tsv",
     output:
         table=f"{D}/coverage.tsv",
     log:

@@ -42,7 +42,7 @@ rule table2:
     resources:
         **plan.resources("table"),
     params:
-        results=R,
+        miniature=cfg.miniature is not None,
         version=VERSIONS["tables"],
     script:
         "../../scripts/table2.py"

@@ -5,7 +5,6 @@ rule evaluate_teachers:
         weights=lambda wildcards: plan.runs("teachers", wildcards.setting),
     output:
         table=f"{R}/evaluation/teachers/{{setting}}.csv",
-        ensemble=f"{R}/evaluation/ensembles/{{setting}}.csv",
         per_class=f"{R}/evaluation/teachers/{{setting}}.per_class.csv",
         examples=f"{R}/evaluation/teachers/{{setting}}.examples.npz",
     log:
@@ -52,7 +51,7 @@ rule evaluate_students:
 
 rule table1:
     input:
-        list(dict.fromkeys(plan.settings_table.values())),
+        **plan.settings_table,
     output:
         csv=f"{R}/table1.csv",
         md=f"{R}/table1.md",
@@ -67,8 +66,7 @@ rule table1:
     resources:
         **plan.resources("table"),
     params:
-        results=R,
-        settings=plan.settings_table,
+        miniature=cfg.miniature is not None,
         version=VERSIONS["tables"],
     script:
         "../../scripts/table1.py"
@@ -76,9 +74,7 @@ rule table1:
 
 rule teachers:
     input:
-        expand(
-            f"{R}/evaluation/teachers/{{setting}}.csv", setting=plan.teacher_settings
-        ),
+        **plan.teachers_table,
     output:
         csv=f"{R}/teachers.csv",
         md=f"{R}/teachers.md",
@@ -93,7 +89,7 @@ rule teachers:
     resources:
         **plan.resources("table"),
     params:
-        results=R,
+        miniature=cfg.miniature is not None,
         version=VERSIONS["tables"],
     script:
         "../../scripts/teachers.py"
@@ -101,7 +97,7 @@ rule teachers:
 
 rule significance:
     input:
-        list(dict.fromkeys(plan.settings_table.values())),
+        **plan.settings_table,
     output:
         f"{R}/significance.csv",
     log:
@@ -114,8 +110,6 @@ rule significance:
     resources:
         **plan.resources("table"),
     params:
-        results=R,
-        settings=plan.settings_table,
         block=plan.significance(),
         version=VERSIONS["tables"],
     script:

@@ -43,10 +43,9 @@ def evaluate(
     models = [_load(path, clips) for path in weights]
     results, shown = score(models, clips, median_seconds=median_seconds, batch_size=batch_size)
     rows = [_row(setting, stage, *name, result) for name, result in zip(names, results, strict=False)]
+    if stage == "teachers":
+        rows.append(_row(setting, stage, tables.ENSEMBLE, None, results[-1]))
     tables.write_csv(out["table"], pd.DataFrame(rows), digits=9)
-    if "ensemble" in out:
-        row = _row(setting, "ensembles", tables.ENSEMBLE, None, results[-1])
-        tables.write_csv(out["ensemble"], pd.DataFrame([row]), digits=9)
     tables.write_csv(out["per_class"], per_class(names, results), digits=9)
     title = f"{stage} of {setting}: {names[0][0]}, seed {names[0][1]}"
     write_examples(out["examples"], shown, classes=clips.classes.names, title=title)

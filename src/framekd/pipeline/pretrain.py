@@ -21,7 +21,7 @@ from framekd.train import Fit, fit, torch_generator
 
 def step1(model: str, block: Mapping[str, Any], *, downloads: str, out: str) -> None:
     """A published checkpoint as our own (`url`), or weights drawn from a seed (`seed`)."""
-    made = build_model(model, sizes=block["sizes"])
+    made = build_model(model, n_classes=1, sizes=block["sizes"])
     if "seed" in block:
         made.init_weights(torch_generator(block["seed"], "step1", model))
         source: Mapping[str, Any] = {"seed": block["seed"]}
@@ -30,7 +30,7 @@ def step1(model: str, block: Mapping[str, Any], *, downloads: str, out: str) -> 
         checkpoints.fetch(block["url"], path, sha256=block["sha256"])
         checkpoints.load_reference(made, checkpoints.read_weights(path), heads=False)
         source = {"url": block["url"], "file": path.name}
-    checkpoints.save_checkpoint(Path(out).parent, made, classes=None, provenance=provenance(None, **source))
+    checkpoints.save_checkpoint(Path(out).parent, made, classes=["none"], provenance=provenance(None, **source))
 
 
 def step2(block: Mapping[str, Any], *, start: str, data: str, splits: Sequence[str], out: str) -> None:
