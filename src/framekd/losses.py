@@ -28,7 +28,6 @@ def bce(
     if clips is None:
         return F.binary_cross_entropy_with_logits(logits, labels)
     each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").flatten(1).mean(dim=1)
-    # where, not a product: what stands in the labels of clips without any must not reach the sum.
     count = clips.sum().clamp(min=1) if count is None else torch.where(count > 0, count, 1)
     return torch.where(clips, each, 0.0).sum() / count
 
