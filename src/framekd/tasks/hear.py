@@ -60,7 +60,7 @@ def read_split(path: Path, classes: ClassList) -> Events:
 
 def centre_frames(onset: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Half-open spans of the 40-ms frames whose centre lies in [onset, offset + 0.1 µs): HEAR's labels."""
-    begin = np.ceil(onset * FRAME_RATE - 0.5)
+    begin = np.ceil(onset * FRAME_RATE - 0.5 - 1e-6)  # 0.14 s is the centre of frame 3, whatever floats make of it
     end = np.ceil((offset + 1e-7) * FRAME_RATE - 0.5)
     return np.maximum(begin, 0).astype(np.int32), np.maximum(end, 0).astype(np.int32)
 

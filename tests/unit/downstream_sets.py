@@ -1,0 +1,67 @@
+"""Small data sets in the layouts of DESED and of HEAR's prepared tasks: tones over noise, one pitch a class."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+RATE = 16_000
+CLASSES = ("Blender", "Cat", "Dishes", "Dog")
+
+
+def tone_file(path: Path, draw: np.random.Generator, *, seconds: float, events: int, classes: int = len(CLASSES),
+              rate: int = RATE) -> list[tuple[float, float, int]]:  # fmt: skip
+    """Write a file of tones over noise; returns their (onset, offset, class), on whole milliseconds."""
+    wave = 0.01 * draw.standard_normal(int(seconds * rate))
+    rows = []
+    for k in range(events):
+        slot = seconds / events
+        on = round(slot * k + draw.uniform(0.05, 0.4) * slot, 3)
+        off = round(on + draw.uniform(0.3, 0.5) * slot, 3)
+        label = int(draw.integers(classes))
+        time = np.arange(int(on * rate), int(off * rate)) / rate
+        wave[int(on * rate) : int(off * rate)] += 0.3 * np.sin(2 * np.pi * 400 * 2**label * time)
+        rows.append((on, off, label))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave, rate, subtype="PCM_16")
+    return rows
+
+
+def write_hear(root: Path, splits: dict[str, int], *, seconds: float = 25.0, events: int = 20, seed: int = 0) -> Path:
+    """HEAR's layout: labelvocabulary.csv, <split>.json, 16000/<split>/*.wav."""
+    draw = np.random.default_rng(seed)
+    root.mkdir(parents=True)
+    (root / "labelvocabulary.csv").write_text("idx,label\n" + "".join(f"{i},{60 + i}\n" for i in range(len(CLASSES))))
+    for split, count in splits.items():
+        content = {}
+        for k in range(count):
+            name = f"{split}_{k}.wav"
+            rows = tone_file(root / "16000" / split / name, draw, seconds=seconds, events=events)
+            content[name] = [{"label": str(60 + c), "start": a * 1000, "end": b * 1000} for a, b, c in rows]
+        (root / f"{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def write_desed(root: Path, *, weak: int = 12, synthetic: int = 16, validation: int = 10, seed: int = 0) -> Path:
+    """DESED's layout: metadata/…/*.tsv and audio/…/*.wav."""
+    draw = np.random.default_rng(seed)
+    strong = "filename\tonset\toffset\tevent_label\n"
+    places = {"synthetic": "train/synthetic21_train/soundscapes", "validation": "validation/validation"}
+    for (kind, place), count in zip(places.items(), (synthetic, validation)):
+        lines = [strong]
+        for k in range(count):
+            name = f"{kind}_{k}.wav"
+            for a, b, c in tone_file(root / "audio" / place / name, draw, seconds=10, events=5):
+                lines.append(f"{name}\t{a:.3f}\t{b:.3f}\t{CLASSES[c]}\n")
+        tsv = root / "metadata" / f"{place}.tsv"
+        tsv.parent.mkdir(parents=True, exist_ok=True)
+        tsv.write_text("".join(lines))
+    lines = ["filename\tevent_labels\n"]
+    for k in range(weak):
+        rows = tone_file(root / "audio" / "train" / "weak" / f"w{k}.wav", draw, seconds=10, events=2)
+        lines.append(f"w{k}.wav\t{','.join(sorted({CLASSES[c] for _, _, c in rows}))}\n")
+    (root / "metadata" / "train" / "weak.tsv").write_text("".join(lines))
+    return root
