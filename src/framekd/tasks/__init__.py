@@ -84,10 +84,11 @@ def run(
     if "finetune" in modes:
         start = _identity(options, checkpoint_dir)
         for one in problem.runs:
-            metrics = _kept(work / f"{one.name}.json", start)
-            if metrics is None:
-                metrics = _finetuned(fresh(one), problem, one, options, place, work / one.name, progress)
-                _keep(work / f"{one.name}.json", start, metrics)
+            kept = work / f"{one.name}.json"
+            metrics = _kept(kept, start) or _finetuned(
+                fresh(one), problem, one, options, place, work / one.name, progress
+            )
+            _keep(kept, start, metrics)
             rows.append({**head, "mode": "finetune", "seed": one.name, **metrics})
     frame = pd.DataFrame(rows)
     _write(out_csv, frame)

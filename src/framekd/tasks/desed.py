@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from framekd.config import Task, UserError
-from framekd.data import ClipSet, clip_set
+from framekd.data import ClipSet, labelled
 from framekd.labels import ClassList
 from framekd.metrics import median_filter, psds1
 from framekd.tasks.problem import Audio, Part, Problem, Run, Score, find
@@ -86,12 +86,6 @@ def _audio(root: Path, kind: str, wanted: Sequence[str]) -> Audio:
     return Audio(files, root / f"cache-16k-{kind}.h5")
 
 
-def _columns(ids: Sequence[str], events: Events, classes: ClassList) -> tuple[np.ndarray, ...]:
-    rows = [(i, classes.index(c), a, b) for i, name in enumerate(ids) for a, b, c in events[name]]
-    types = (np.int64, np.int32, float, float)
-    return tuple(np.array(column, t) for column, t in zip(zip(*rows) if rows else ([],) * 4, types))
-
-
 def _pools(root: Path) -> tuple[ClassList, dict[str, ClipSet]]:
     weak = read_weak(find(root, *METADATA["weak"]))
     strong = {kind: read_strong(find(root, *METADATA[kind])) for kind in ("synthetic", "validation")}
@@ -103,12 +97,9 @@ def _pools(root: Path) -> tuple[ClassList, dict[str, ClipSet]]:
     pools = {}
     for kind, events in strong.items():
         audio = _audio(root, kind, list(events))
-        columns = _columns(audio.ids, events, classes)
-        pools[kind] = clip_set(audio.ids, audio, classes, samples=audio.samples, events=columns)
+        pools[kind] = labelled(audio.ids, audio, classes, events=events)
     audio = _audio(root, "weak", list(weak))
-    pairs = [(i, classes.index(c)) for i, name in enumerate(audio.ids) for c in weak[name]]
-    labels = tuple(np.array(column, np.int64) for column in zip(*pairs))
-    pools["weak"] = clip_set(audio.ids, audio, classes, samples=audio.samples, clip_labels=labels)
+    pools["weak"] = labelled(audio.ids, audio, classes, clip_labels=weak)
     return classes, pools
 
 

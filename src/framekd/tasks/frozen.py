@@ -71,17 +71,18 @@ def compute(model: FrameModel, problem: Problem, recipe: Recipe, *, device: torc
         start = np.concatenate([np.array(s, np.int64) for s in starts])
         room = _room(len(clip) * CLIP_FRAMES * model.embed_dim * 2, device)
         features = torch.empty((len(clip), CLIP_FRAMES, model.embed_dim), dtype=torch.float16, device=room)
-        cutter, frame_labels, clip_labels = Cutter(pool), [], []
+        cutter = Cutter(pool)
+        strong: list[Tensor] = []
+        weak: list[Tensor] = []
         for i in range(0, len(clip), recipe.batch_size):
             rows = slice(i, i + recipe.batch_size)
             batch = cutter.batch(clip[rows], start[rows])
-            frame_labels.append(batch.frame_labels)
-            clip_labels.append(batch.clip_labels)
+            strong += [] if batch.frame_labels is None else [batch.frame_labels]
+            weak += [] if batch.clip_labels is None else [batch.clip_labels]
             mel = model.frontend(batch.waveform.to(device))
             with torch.autocast(device.type, half) if half else nullcontext():
                 features[rows] = model.features(mel).to(torch.float16).to(room)
-        strong = None if frame_labels[0] is None else torch.cat(frame_labels)
-        out[name] = Crops(clip, start, features, strong, torch.cat(clip_labels))
+        out[name] = Crops(clip, start, features, torch.cat(strong) if strong else None, torch.cat(weak))
     return out
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from framekd.config import Task, UserError
-from framekd.data import ClipSet, clip_set
+from framekd.data import ClipSet, labelled
 from framekd.events import FRAME_RATE
 from framekd.labels import ClassList
 from framekd.metrics import event_f1, median_filter, onset_f1
@@ -68,7 +68,9 @@ def centre_frames(onset: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np
 def read_pool(root: Path, splits: Sequence[str], classes: ClassList) -> tuple[ClipSet, dict[str, list[int]], Events]:
     """All files of all splits as one set of clips, their positions by split, and their events as annotated."""
     audio = find(root, *_AUDIO)
-    events, files, home = {}, {}, {}
+    events: Events = {}
+    files: dict[str, Path] = {}
+    home: dict[str, str] = {}
     for split in splits:
         for name, rows in read_split(root / f"{split}.json", classes).items():
             if name in events:
@@ -76,9 +78,7 @@ def read_pool(root: Path, splits: Sequence[str], classes: ClassList) -> tuple[Cl
             events[name], home[name] = rows, split
             files[name] = find(audio, f"{split}/{name}", name)
     source = Audio(files, root / "cache-16k.h5")
-    rows = [(i, classes.index(c), a, b) for i, name in enumerate(source.ids) for a, b, c in events[name]]
-    columns = tuple(np.array(c, t) for c, t in zip(zip(*rows) if rows else ([],) * 4, (int, np.int32, float, float)))
-    clips = clip_set(source.ids, source, classes, samples=source.samples, events=columns)
+    clips = labelled(source.ids, source, classes, events=events)
     begin, end = centre_frames(clips.onset, clips.offset)
     places = {split: [i for i, name in enumerate(source.ids) if home[name] == split] for split in splits}
     return replace(clips, begin=begin, end=end), places, {name: events[name] for name in source.ids}

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from framekd.audio import decode
 from framekd.config import UserError
-from framekd.data import ClipSet
+from framekd.data import Arrays, ClipSet
 from framekd.labels import ClassList
 from framekd.store import SAMPLE_RATE, Shard, StoredClip, StoreError, write_shard
 
@@ -68,7 +68,7 @@ def _read(path: Path) -> np.ndarray:
     return decode(path)
 
 
-class Audio:
+class Audio(Arrays):
     """Audio files, decoded once into a shard beside the data and memory-mapped from then on.
 
     files: {clip id: path}. Attributes: ids (sorted), samples [clips].  Several processes may ask at once.
