@@ -99,12 +99,18 @@ def onset_offset_matches(
     return int((maximum_bipartite_matching(csr_matrix(fits), perm_type="column") >= 0).sum())
 
 
-def _by_class(events: Sequence[tuple[float, float, str]], file: str) -> dict[str, list[tuple[float, float]]]:
+def events_by_class(
+    events: Sequence[tuple[float, float, str]], file: str, classes: Sequence[str] | None
+) -> dict[str, list[tuple[float, float]]]:
+    """{class: [(onset, offset), …]} of one file. Raises UserError for NaN and classes that are not listed."""
     groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for onset, offset, name in events:
         if onset != onset or offset != offset:
             raise UserError(f"File {file} has an event of class {name} at NaN seconds.")
         groups[name].append((onset, offset))
+    strange = groups.keys() - set(classes) if classes is not None else ()
+    if strange:
+        raise UserError(f"File {file} has events of classes that are not listed: {first_five(strange)}.")
     return groups
 
 
@@ -127,11 +133,8 @@ def event_f1(
     check_same_clips(reference_events=reference, estimated_events=estimated)
     counts: dict[str, list[int]] = {name: [0, 0, 0] for name in classes or ()}
     for file, events in reference.items():
-        refs, ests = _by_class(events, file), _by_class(estimated[file], file)
+        refs, ests = events_by_class(events, file, classes), events_by_class(estimated[file], file, classes)
         for name in refs.keys() | ests.keys():
-            if classes is not None and name not in counts:
-                raise UserError(f"File {file} has events of {name}, which is not among the {len(classes)} classes "
-                                f"{first_five(classes)}.")  # fmt: skip
             r, e = refs.get(name, []), ests.get(name, [])
             if offset_share is None:
                 matches = onset_matches([a for a, _ in r], [a for a, _ in e], collar)

@@ -71,7 +71,7 @@ class Truth:
         }
 
 
-def _merge(events: list[tuple[float, float]], clip: str, name: str) -> list[list[float]]:
+def merge_touching(events: list[tuple[float, float]], clip: str, name: str) -> list[list[float]]:
     """Sorted events of one clip and class with touching and overlapping ones joined (end >= next start)."""
     joined: list[list[float]] = []
     for onset, offset in sorted(events):
@@ -152,7 +152,7 @@ def _lay_out(
             else:
                 ignored += 1
                 unknown.add(name)
-        joined = {name: _merge(events, clip, name) for name, events in by_class.items()}
+        joined = {name: merge_touching(events, clip, name) for name, events in by_class.items()}
         merged += sum(map(len, by_class.values())) - sum(map(len, joined.values()))
         per_clip[clip] = joined
     if unknown and other == "refuse":
