@@ -68,8 +68,7 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
     tables.write_teachers(own, results / "teachers.csv", **note)
     tables.write_table2(sorted(results.glob("downstream/*/*/*.csv")), results / "table2.csv", **note)
     tables.write_significance(table, results / "significance.csv", alpha=0.05, comparisons=5, epsilon=0.2)
-    base = {"stage": "students", "setting": "proposed"}
-    rows = [{**base, "model": m, "seed": 1, "class": c, "psds1": draw.uniform(0, 0.6)} for m in MODELS for c in CLASSES]
+    rows = [{"model": m, "seed": 1, "class": c, "psds1": draw.uniform(0, 0.6)} for m in MODELS for c in CLASSES]
     write_csv(results / "evaluation" / "students" / "proposed.per_class.csv", rows)
     for stage, setting, model, seed in itertools.product(("teachers", "students"), ("proposed",), MODELS, (1, 2)):
         folder = results / stage / setting / model / f"seed{seed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
 from html.parser import HTMLParser
@@ -13,8 +14,8 @@ import pytest
 from finished_run import CLASSES, example_clips, write_finished_run
 
 from framekd import config
-from framekd.examples import read_examples, write_examples
-from framekd.report import figures, write_report
+from framekd.examples import Examples, read_examples, write_examples
+from framekd.report import figures, shown_threshold, write_report
 from framekd.report.gather import read_history
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published"
@@ -82,7 +83,7 @@ def test_curves_classes_clips_coverage_and_time_are_on_it(page):
     _, text, _ = page
     assert "training loss, teachers, 10 runs" in text and "training loss, students, 10 runs" in text
     assert all(f">{name}</text>" in text for name in CLASSES)
-    assert text.count('class="timeline"') == 2 and text.count("data:image/png") == 2
+    assert text.count('class="timeline"') == 2 and text.count("data:image/png") == 2 and "students, proposed" in text
     assert "<td>97</td>" in text and "14.0 minutes" in text
 
 
@@ -134,6 +135,17 @@ def test_true_classes_are_shown_before_the_strongest_others():
     assert set(figures.shown_classes(clip, CLASSES, threshold=0.5)) == wanted
     silent = clip.__class__("x", clip.waveform, [], np.zeros_like(clip.scores))
     assert len(figures.shown_classes(silent, CLASSES, threshold=0.5)) == 2
+
+
+def test_detections_are_shown_at_a_level_that_the_scores_reach():
+    clips = example_clips(count=4)
+
+    def level(peaks):
+        scored = [dataclasses.replace(clip, scores=np.full_like(clip.scores, peak)) for clip, peak in zip(clips, peaks)]
+        return shown_threshold(Examples("t", CLASSES, 0.04, scored))
+
+    assert level([0.9, 0.9, 0.9, 0.9]) == 0.5 and level([0.9, 0.9, 0.1, 0.1]) == 0.5
+    assert level([0.9, 0.25, 0.1, 0.1]) == 0.2 and level([0, 0, 0, 0]) == 0.1
 
 
 def test_a_torn_history_is_read_up_to_the_tear(tmp_path):

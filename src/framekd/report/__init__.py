@@ -12,10 +12,11 @@ import pandas as pd
 
 from framekd import tables
 from framekd.config import Config
+from framekd.examples import Examples
 from framekd.report import figures
 from framekd.report.gather import Findings, commit_of, gather
 
-THRESHOLD = 0.5
+THRESHOLDS = (0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 def write_report(
@@ -26,14 +27,14 @@ def write_report(
     config: Config,
     title: str = "Effective pre-training of audio transformers for sound event detection",
     benchmarks: str | Path | None = None,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
 ) -> list[str]:
     """Write the report of the run in `results_dir` to `path`; returns the sentences about parts that are missing.
 
     The paper's orderings, ours beside its own, are also written to orderings.csv beside it.
 
     `benchmarks` is the folder of Snakemake's benchmark files (default: `results_dir`/benchmarks); `threshold` is the
-    probability above which the example clips' scores count as detections.
+    probability from which the example clips' scores count as detections (None: see :func:`shown_threshold`).
     """
     found = gather(results_dir, data_dir, benchmarks=benchmarks)
     if {"table1", "teachers"} <= found.tables.keys():
@@ -49,7 +50,6 @@ def write_report(
         orderings=_orderings(found),
         significance=_significance(found),
         figures=_figures(found, threshold, list(config.models)),
-        threshold=threshold,
         coverage=_strings(found.coverage),
         times=_times(found),
         missing=found.missing,
@@ -230,7 +230,7 @@ def _times(found: Findings) -> dict[str, Any] | None:
     }
 
 
-def _figures(found: Findings, threshold: float, models: list[str]) -> dict[str, Any]:
+def _figures(found: Findings, threshold: float | None, models: list[str]) -> dict[str, Any]:
     """All drawings, as SVG text."""
     out: dict[str, Any] = {"settings": None, "classes": [], "curves": [], "examples": []}
     if "table1" in found.tables:
@@ -255,10 +255,18 @@ def _figures(found: Findings, threshold: float, models: list[str]) -> dict[str, 
         label = f"training loss, {stage}, {len(runs)} runs"
         out["curves"].append({"name": label, "svg": figures.curves(titled, column=column, label=label)})
     for examples in found.examples:
-        drawn = [(clip, figures.timeline(clip, examples, threshold=threshold)) for clip in examples.clips]
+        level = shown_threshold(examples) if threshold is None else threshold
+        drawn = [(clip, figures.timeline(clip, examples, threshold=level)) for clip in examples.clips]
         clips = [{"id": clip.id, "svg": svg, "events": clip.events} for clip, svg in drawn]
-        out["examples"].append({"title": examples.title, "clips": clips})
+        out["examples"].append({"title": examples.title, "clips": clips, "threshold": level})
     return out
+
+
+def shown_threshold(examples: Examples) -> float:
+    """The highest of 0.5, 0.4, … 0.1 that half of the example clips reach: small models are rarely sure of anything."""
+    peaks = [float(clip.scores.max()) for clip in examples.clips]
+    reached = (level for level in THRESHOLDS if 2 * sum(peak >= level for peak in peaks) >= len(peaks))
+    return next(reached, THRESHOLDS[-1])
 
 
 def loss_column(runs: dict) -> str | None:

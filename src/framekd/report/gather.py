@@ -59,7 +59,11 @@ def _evaluations(folder: Path, found: Findings) -> None:
         frame = _csv(path, found)
         if frame is None:
             continue
-        (classes if {"class", "psds1"} <= set(frame.columns) else rows).append(frame)
+        if {"class", "psds1"} <= set(frame.columns):
+            setting = path.name.split(".")[0]
+            classes.append(frame.assign(stage=path.parent.name, setting=setting))
+        else:
+            rows.append(frame)
     if rows:
         found.evaluations = pd.concat(rows, ignore_index=True)
     else:
@@ -108,7 +112,10 @@ def _histories(results: Path, found: Findings) -> None:
 
 
 def _examples(folder: Path, found: Findings) -> None:
-    for path in sorted(folder.rglob("*examples*.npz")):
+    """Example clips of the proposed students; of whatever there is where they are not."""
+    paths = sorted(folder.rglob("*examples*.npz"))
+    best = [path for path in paths if path.parent.name == "students" and path.name.startswith("proposed.")]
+    for path in best or paths[:1]:
         try:
             found.examples.append(read_examples(path))
         except (KeyError, ValueError, OSError) as error:
