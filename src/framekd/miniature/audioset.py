@@ -102,7 +102,7 @@ def plan_clips(library: Library, *, seed: int, strong: int, weak: int, eval: int
     """
     rng = np.random.default_rng([seed, 2])
     counts = {"strong": strong, "weak": weak, "eval": eval}
-    weights = np.sqrt([library.frequency[label] for label in library.classes])
+    weights = [float(np.sqrt(library.frequency[label])) for label in library.classes]
     dealt: list[tuple[str, list[str]]] = []
     for split in _SPLITS:
         sizes = clip_sizes(counts[split], rng)
@@ -207,8 +207,9 @@ def write_meta(directory: Path, clips: Sequence[Clip], library: Library, recordi
     _write_segments(directory / "unbalanced_train_segments.csv", many, library)
     _write_segments(directory / "eval_segments.csv", of["eval"], library)
     weak = known_weak()
-    rows = [["index", "mid", "display_name"], *([k, m, n] for k, (m, n) in enumerate(zip(weak.mids, weak.names)))]
-    _write(directory / "class_labels_indices.csv", "".join(_class_row(row) for row in rows))
+    # As published: every display name in quotes.
+    rows = [f'{k},{m},"{n}"\n' for k, (m, n) in enumerate(zip(weak.mids, weak.names))]
+    _write(directory / "class_labels_indices.csv", "".join(["index,mid,display_name\n", *rows]))
     pairs = sorted(known_strong_names().items())
     _write(directory / "mid_to_display_name.tsv", "".join(f"{mid}\t{name}\n" for mid, name in pairs))
     shutil.copyfile(recordings_dir / "labels" / "ontology.json", directory / "ontology.json")
@@ -218,11 +219,6 @@ def known_strong_names() -> dict[str, str]:
     """{mid: display name} of the 456 strong classes."""
     train, evaluated, _ = known_strong()
     return dict(zip(train.mids, train.names)) | dict(zip(evaluated.mids, evaluated.names))
-
-
-def _class_row(row: Sequence[Any]) -> str:
-    """As published: the display name always quoted, but for the header."""
-    return f"{row[0]},{row[1]},{row[2]}\n" if row[0] == "index" else f'{row[0]},{row[1]},"{row[2]}"\n'
 
 
 def _write_strong(path: Path, clips: Iterable[Clip], library: Library) -> None:

@@ -73,11 +73,11 @@ def ground(
     backgrounds: Sequence[Recording], n_samples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, " n_samples"]:
     """A background of unit power: a real recording repeated; sometimes a second one, or noise, over it."""
-    first = backgrounds[rng.integers(len(backgrounds))]
+    first = backgrounds[int(rng.integers(len(backgrounds)))]
     bed = _repeat(vary(first.samples, rng), n_samples, rng)
     kind = rng.random()
     if kind < 0.3:
-        second = backgrounds[rng.integers(len(backgrounds))]
+        second = backgrounds[int(rng.integers(len(backgrounds)))]
         bed = bed + rng.uniform(0.2, 0.7) * _repeat(vary(second.samples, rng), n_samples, rng)
     elif kind < 0.6:
         pole = rng.uniform(0.7, 0.98)
@@ -141,9 +141,11 @@ def mix(
     """Lay events over a background of unit power, each at its own ratio, and say where each is heard.
 
     The signal-to-noise ratio is the power of the event's sounding part over that of the background. A label spans
-    where the event's own envelope (10 ms) is above both −30 dB of its peak and −8 dB of the background; times are
-    rounded to milliseconds, and spans of one class that touch are one event. What runs over the end is cut off.
+    where the event's own envelope (10 ms) is above −30 dB of its peak and also above −8 dB of the background, over all
+    frequencies or after pre-emphasis (wind does not hide a bell); times are rounded to milliseconds, and spans of one
+    class that touch are one event. What runs over the end is cut off.
     """
+    hiss = max(float(np.sqrt(np.mean(np.square(_emphasise(bed))))), 1e-9)
     out = bed.astype(np.float32, copy=True)
     rows: list[tuple[str, float, float]] = []
     for event in placed:
@@ -154,13 +156,19 @@ def mix(
         sounding = level[level > peak * 10 ** (_AUDIBLE_DB / 20)]
         gain = 10 ** (ratio / 20) / max(float(np.sqrt(np.mean(np.square(sounding)))), 1e-9)
         out[event.at : event.at + len(samples)] += gain * samples
-        threshold = max(peak * 10 ** (_AUDIBLE_DB / 20), 10 ** (_MASKED_DB / 20) / gain)
+        over_bed = gain * np.maximum(level, envelope(_emphasise(samples)) / hiss) / 10 ** (_MASKED_DB / 20)
+        heard = np.minimum(level / (peak * 10 ** (_AUDIBLE_DB / 20)), over_bed)
         begin = event.at / SAMPLE_RATE
-        rows += [(event.label, begin + a, begin + b) for a, b in sounding_parts(level, threshold)]
+        rows += [(event.label, begin + a, begin + b) for a, b in sounding_parts(heard, 1.0)]
     # A quiet room or a loud street; never clipped.
     out *= 10 ** (rng.uniform(-48, -30) / 20)
     out *= min(1.0, 0.95 / max(float(np.abs(out).max()), 1e-9))
     return Scene(out, _merged(rows, len(out) / SAMPLE_RATE))
+
+
+def _emphasise(samples: np.ndarray) -> np.ndarray:
+    """First differences: 6 dB an octave towards the high frequencies."""
+    return np.diff(samples, prepend=samples[:1])
 
 
 def _merged(rows: list[tuple[str, float, float]], end: float) -> list[tuple[str, float, float]]:
