@@ -33,7 +33,7 @@ LABEL_FILES = {
 def _passing(error: BaseException) -> bool:
     if isinstance(error, urllib.error.HTTPError):
         return error.code >= 500 or error.code == 429
-    return isinstance(error, OSError)
+    return isinstance(error, OSError) and not isinstance(getattr(error, "reason", None), FileNotFoundError)
 
 
 @tenacity.retry(

@@ -273,6 +273,9 @@ def acquire_shard(
     except filelock.Timeout:
         raise UserError(f"{store}: another process is acquiring this shard; wait for it, or end it") from None
     with lock:
+        for output in (store, manifest):  # what a killed process had half written
+            for stale in output.parent.glob(f".{output.name}.*.tmp"):
+                stale.unlink()
         journal = Journal(work, [(store, manifest)])
         job = _Job(journal, audioset, progress)
         _acquire(job, clips, work)

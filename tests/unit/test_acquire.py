@@ -1,0 +1,359 @@
+"""AudioSet in: label files, the plan, local sources, the journal under kills, and the check before training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import filelock
+import h5py
+import misbehaving_server as host
+import numpy as np
+import pytest
+import soundfile
+
+from framekd import config
+from framekd.acquire import acquire_shard, check_coverage, fetch_labels, plan_clips, shard_of
+from framekd.acquire.labels import LABEL_FILES
+from framekd.acquire.sources import Folder
+from framekd.audio import decode, ffmpeg_path
+from framekd.config import UserError
+from framekd.labels import known_strong
+from framekd.manifest import Clip, Entry, State, read_clips, read_manifest, write_clips, write_manifest
+from framekd.store import Store
+
+
+def video(number: int) -> str:
+    return f"-vid_{number:06d}"
+
+
+def local(**values) -> config.AudioSet:
+    return config.AudioSet(download=config.Download(enabled=False), **values)
+
+
+def tone(path: Path, seconds: float, *, rate: int = 16000, frequency: float = 440.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate), rate)
+    return path
+
+
+def acquire(folder: Path, clips: list[Clip], audioset: config.AudioSet, **options) -> dict[str, Entry]:
+    write_clips(folder / "clips.tsv", clips)
+    acquire_shard(folder / "clips.tsv", 0, audioset, folder / "0000.h5", folder / "0000.manifest.tsv", **options)
+    return {e.clip_id: e for e in read_manifest(folder / "0000.manifest.tsv")}
+
+
+# Labels and plan ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """A small AudioSet in the published formats: 3 strong training clips, 1 evaluation clip, 3 weak ones."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    header = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
+    names = known_strong()[2]
+    rows = [f"{video(i)}_{1000 * i}\t0.5\t1.5\t{names.mids[i % 2]}\n" for i in range(4)]
+    (folder / LABEL_FILES["train_strong"]).write_text(header + "".join(rows[:3]))
+    (folder / LABEL_FILES["eval_strong"]).write_text(header + rows[3])
+    (folder / LABEL_FILES["mid_to_display_name"]).write_text(
+        "".join(f"{names.mids[i]}\t{names.names[i]}\n" for i in range(2))
+    )
+    (folder / LABEL_FILES["class_labels"]).write_text(
+        "index,mid,display_name\n" + "".join(f'{i},{names.mids[i]},"{names.names[i]}"\n' for i in range(2))
+    )
+    weak = '# comment\n{}, 1.000, 9.500, "{}"\n'
+    (folder / LABEL_FILES["balanced_train"]).write_text(weak.format(video(1), names.mids[0]))
+    (folder / LABEL_FILES["unbalanced_train"]).write_text(weak.format(video(7), names.mids[0]))
+    (folder / LABEL_FILES["eval"]).write_text(weak.format(video(8), names.mids[0]))
+    return folder
+
+
+def test_label_files_are_fetched_whole_and_recorded(published, tmp_path):
+    urls = {name: (published / file).as_uri() for name, file in LABEL_FILES.items()}
+    for audioset in (config.AudioSet(labels_url=urls), config.AudioSet(labels_dir=str(published))):
+        out = fetch_labels(audioset, tmp_path / "labels")
+        assert {name: path.read_bytes() for name, path in out.items()} == {
+            name: (published / file).read_bytes() for name, file in LABEL_FILES.items()
+        }
+        record = json.loads((tmp_path / "labels" / "sources.json").read_text())
+        path = out["train_strong"]
+        assert record[path.name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    (published / LABEL_FILES["eval"]).unlink()
+    with pytest.raises(UserError, match=r"no eval_segments.csv in audioset.labels_dir"):
+        fetch_labels(config.AudioSet(labels_dir=str(published)), tmp_path / "labels")
+    with pytest.raises(UserError, match=r"audioset\.labels_url\.eval: .*labels_dir: FOLDER"):
+        fetch_labels(config.AudioSet(labels_url=urls), tmp_path / "labels")
+
+
+def test_the_plan_has_every_clip_once_in_a_static_shard(published, tmp_path):
+    audioset = config.AudioSet(expected_classes=None, download=config.Download(shards=5))
+    counts = plan_clips(published, audioset, tmp_path / "clips.tsv")
+    assert counts == {
+        "strong_train": 3,
+        "strong_eval": 1,
+        "weak_balanced_train": 1,
+        "weak_unbalanced_train": 1,
+        "weak_eval": 1,
+    }
+    found = {c.clip_id: c for c in read_clips(tmp_path / "clips.tsv")}
+    assert found[f"{video(1)}_1000"].splits == ("strong_train", "weak_balanced_train")
+    assert found[f"{video(1)}_1000"].end_ms == 9500  # the weak file knows the clip's end
+    assert found[f"{video(3)}_3000"].end_ms == 13000
+    assert all(c.shard == shard_of(c.ytid, 5) for c in found.values())
+    assert list(found) == sorted(found)
+    assert [c for s in range(5) for c in read_clips(tmp_path / "clips.tsv", shard=s)].__len__() == len(found) == 6
+    strong = plan_clips(published, audioset.model_copy(update={"weak": False}), tmp_path / "clips.tsv")
+    assert strong == {"strong_train": 3, "strong_eval": 1}
+    with pytest.raises(UserError, match="447 are published"):
+        plan_clips(published, config.AudioSet(), tmp_path / "clips.tsv")
+
+
+def test_shards_are_even():
+    counts = np.bincount([shard_of(f"{i:011d}", 200) for i in range(40_000)], minlength=200)
+    assert 120 < counts.min() <= counts.max() < 290
+
+
+# Local sources ------------------------------------------------------------------------------------------------------
+
+
+def test_naming_schemes(tmp_path):
+    audio = tmp_path / "audio"
+    names = ["{}", "Y{}", "{}_30", "{}_30000", "{}_30.000", "Y{}_30_40", "{}_30000_40000", "{}_30.000_40.000"]
+    clips = []
+    for i, name in enumerate(names):
+        suffix = [".wav", ".flac", ".WAV"][i % 3]
+        tone(audio / ("ab" if i % 2 else "ü") / (name.format(video(i)) + suffix), 10)
+        clips.append(Clip(f"{video(i)}_30000", video(i), 30_000, 40_000, ("strong_train",), 0))
+    clips.append(Clip(f"{video(99)}_30000", video(99), 30_000, 40_000, ("strong_train",), 0))
+    found = acquire(tmp_path, clips, local(folders=[str(audio)]))
+    assert [found[c.clip_id].state for c in clips] == [State.OK] * len(names) + [State.MISSING]
+    assert all(found[c.clip_id].seconds == 10 for c in clips[:-1])
+
+
+def test_a_whole_video_is_cut_and_a_clip_is_not(tmp_path):
+    audio = tmp_path / "audio"
+    rng = np.random.default_rng(0)
+    wave = rng.uniform(-0.5, 0.5, 60 * 16000)
+    audio.mkdir()
+    soundfile.write(audio / f"{video(0)}.wav", wave, 16000)
+    soundfile.write(audio / f"{video(1)}.wav", wave[: 11 * 16000], 16000)
+    clips = [Clip(f"{video(i)}_30000", video(i), 30_000, 40_000, ("strong_train",), 0) for i in range(2)]
+    found = acquire(tmp_path, clips, local(folders=[str(audio)]))
+    assert [found[c.clip_id].seconds for c in clips] == [10, 11]
+    store = Store([tmp_path / "0000.h5"])
+    assert np.array_equal(store[0], decode(audio / f"{video(0)}.wav")[480_000:640_000])
+
+
+def test_mp3_bytes_in_hdf5_and_the_order_of_sources(tmp_path):
+    mp3 = tmp_path / "a.mp3"
+    subprocess.run(
+        [ffmpeg_path(), "-loglevel", "error", "-y", "-i", tone(tmp_path / "a.wav", 10, rate=32000), mp3], check=True
+    )
+    data = np.frombuffer(mp3.read_bytes(), np.uint8)
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("audio_name", data=np.array([f"Y{video(i)}.mp3".encode() for i in range(3)]))
+        rows = file.create_dataset("mp3", (3,), h5py.vlen_dtype(np.uint8))
+        for i in range(3):
+            rows[i] = data if i < 2 else data[:0]
+    tone(tmp_path / "audio" / f"{video(0)}.wav", 8)
+    clips = [Clip(f"{video(i)}_5000", video(i), 5000, 15_000, ("strong_train",), 0) for i in range(3)]
+    audioset = local(folders=[str(tmp_path / "audio")], hdf5=[str(tmp_path / "m.h5")])
+    found = acquire(tmp_path, clips, audioset)
+    assert [found[c.clip_id].source for c in clips[:2]] == ["folder", "hdf5"]
+    assert found[clips[1].clip_id].seconds == pytest.approx(10, abs=0.05)
+    assert found[clips[2].clip_id].state is State.CORRUPT
+    # A folder that has it later is looked through again, though corrupt is final for a download.
+    tone(tmp_path / "audio" / f"{video(2)}.wav", 9)
+    assert acquire(tmp_path, clips, audioset)[clips[2].clip_id].state is State.OK
+
+
+def test_odd_local_files_never_stop_the_shard(tmp_path):
+    audio = tmp_path / "audio"
+    tone(tmp_path / "outside" / "o.wav", 10)
+    audio.mkdir()
+    clips = [Clip(f"{video(i)}_0", video(i), 0, 10_000, ("strong_train",), 0) for i in range(6)]
+    (audio / f"{video(0)}.wav").symlink_to(tmp_path / "outside" / "o.wav")
+    (audio / f"{video(1)}.mp3").write_bytes(b"not audio")
+    (audio / f"{video(2)}.wav").touch()
+    tone(audio / f"{video(3)}.wav", 0.4)
+    soundfile.write(audio / f"{video(4)}.wav", np.full(160_000, np.nan, np.float32), 16000, subtype="FLOAT")
+    tone(audio / "deep" / "real" / "r.wav", 10)
+    (audio / f"{video(5)}.wav").symlink_to(audio / "deep" / "real" / "r.wav")
+    (audio / ("x" * 200 + ".wav")).touch()
+    found = acquire(tmp_path, clips, local(folders=[str(audio)]))
+    states = [found[c.clip_id] for c in clips]
+    assert [e.state.value for e in states] == ["corrupt", "corrupt", "corrupt", "missing", "corrupt", "ok"]
+    assert "leads out of the folder" in states[0].reason
+    assert "not all numbers" in states[4].reason
+    with pytest.raises(UserError, match=r"audioset.folders: .* is not a folder"):
+        Folder(tmp_path / "none")
+    with pytest.raises(UserError, match=r"audioset.hdf5: .* no such file"):
+        acquire(tmp_path, clips, local(hdf5=[str(tmp_path / "none.h5")]))
+
+
+# Downloads, kills ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("media")
+    out = []
+    for i, (suffix, codec) in enumerate([("webm", "libopus"), ("m4a", "aac"), ("mp3", "libmp3lame")] * 2):
+        path = folder / f"{i}.{suffix}"
+        noise = f"anoisesrc=d=16:r=48000:a=0.2:seed={i}"
+        subprocess.run(
+            [ffmpeg_path(), "-loglevel", "error", "-f", "lavfi", "-i", noise, "-c:a", codec, path], check=True
+        )
+        out.append(path)
+    return out
+
+
+def downloads(**values) -> config.AudioSet:
+    return config.AudioSet(download=config.Download(pause_seconds=0, sections=False, timeout_seconds=2, **values))
+
+
+def wanted(n: int) -> list[Clip]:
+    return [Clip(f"{video(i)}_4000", video(i), 4000, 14_000, ("strong_train",), 0) for i in range(n)]
+
+
+def contents(folder: Path) -> tuple[bytes, bytes]:
+    return (folder / "0000.h5").read_bytes(), (folder / "0000.manifest.tsv").read_bytes()
+
+
+def test_a_rerun_fetches_nothing_even_if_the_outputs_were_removed(media, tmp_path):
+    seen = []
+    with host.MediaServer({video(i): media[i % 6] for i in range(5)}) as server:
+        found = acquire(tmp_path, wanted(6), downloads(), url=server.url, progress=lambda *n: seen.append(n))
+        assert sorted(seen) == [(i, 6) for i in range(1, 7)]
+        assert found[f"{video(5)}_4000"].state is State.GONE
+        first, before = contents(tmp_path), server.requests.copy()
+        for remove in (True, False):
+            if remove:
+                (tmp_path / "0000.h5").unlink()
+                (tmp_path / "0000.manifest.tsv").unlink()
+            acquire(tmp_path, wanted(6), downloads(), url=server.url)
+            assert contents(tmp_path) == first
+            assert server.requests == before
+        # Another encoding needs no download either.
+        acquire(tmp_path, wanted(6), downloads().model_copy(update={"encoding": "flac"}), url=server.url)
+        assert server.requests == before
+        assert list(Store([tmp_path / "0000.h5"]).verify()) == []
+
+
+def test_clips_of_one_video_are_fetched_once(media, tmp_path):
+    clips = [Clip(f"{video(0)}_{s}", video(0), s, s + 5000, ("strong_train",), 0) for s in (0, 5000, 9000)]
+    with host.MediaServer({video(0): media[0]}) as server:
+        found = acquire(tmp_path, clips, downloads(), url=server.url)
+    assert all(e.state is State.OK for e in found.values())
+    assert server.requests[video(0)] == 2  # the page and the media
+    whole, store = decode(media[0]), Store([tmp_path / "0000.h5"])
+    for clip in clips:
+        begin = clip.start_ms * 16
+        assert np.array_equal(store[store.index(clip.clip_id)], whole[begin : begin + 80_000])
+
+
+def test_two_processes_cannot_acquire_one_shard(media, tmp_path):
+    (tmp_path / ".work" / "0000").mkdir(parents=True)
+    with filelock.FileLock(tmp_path / ".work" / "0000" / "lock"), pytest.raises(UserError, match="another process"):
+        acquire(tmp_path, wanted(1), downloads())
+
+
+def test_a_torn_journal_is_mended(media, tmp_path):
+    with host.MediaServer({video(i): media[i % 6] for i in range(4)}) as server:
+        acquire(tmp_path / "whole", wanted(4), downloads(), url=server.url)
+        server.faults[video(3)] = host.status(429, Retry_After="9999")
+        server.media[video(3)] = media[3]
+        work = tmp_path / "torn" / ".work" / "0000"
+        whole = read_manifest(tmp_path / "whole" / "0000.manifest.tsv")
+        store = Store([tmp_path / "whole" / "0000.h5"])
+        work.mkdir(parents=True)
+        lines = []
+        with (work / "audio.pcm").open("wb") as pcm:
+            for i, e in enumerate(whole[:3]):
+                row = {**{f: getattr(e, f) for f in Entry.__slots__}, "at": pcm.tell(), "samples": len(store[i])}
+                data = store[i].tobytes()
+                pcm.write(data[:-2] + b"\0\1" if i == 1 else data)  # the second clip's samples never reached the disk
+                lines.append(json.dumps(row))
+        (work / "journal.jsonl").write_text("\n".join(lines) + "\n" + lines[0][:40])
+        server.faults = {}
+        before = server.requests.copy()
+        acquire(tmp_path / "torn", wanted(4), downloads(), url=server.url)
+    assert contents(tmp_path / "torn") == contents(tmp_path / "whole")
+    assert {v for v in server.requests if server.requests[v] > before[v]} == {video(1), video(3)}
+
+
+def _acquire_in_a_process(folder: str, url: str) -> None:
+    acquire_shard(f"{folder}/clips.tsv", 0, downloads(), f"{folder}/0000.h5", f"{folder}/0000.manifest.tsv", url=url)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_the_store_is_the_same_to_the_byte(media, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["framekd.acquire", "framekd.download", "yt_dlp", "numpy"])
+    moments = random.Random(0)
+    server = host.MediaServer({video(i): media[i % 6] for i in range(5)}, {video(3): host.status(503, times=1)})
+    killed = 0
+    with server:
+        (tmp_path / "whole").mkdir()
+        began = time.monotonic()
+        acquire(tmp_path / "whole", wanted(6), downloads(), url=server.url)
+        length = time.monotonic() - began
+        expected = contents(tmp_path / "whole")
+        for k in range(20):
+            folder = tmp_path / f"killed-{k}"
+            folder.mkdir()
+            write_clips(folder / "clips.tsv", wanted(6))
+            process = context.Process(target=_acquire_in_a_process, args=(str(folder), server.url))
+            process.start()
+            if k % 4 == 3:  # as soon as the store is being written
+                while process.is_alive() and not list(folder.glob(".0000.*.tmp")):
+                    time.sleep(0.0005)
+                time.sleep(moments.uniform(0, 0.01))
+            else:
+                time.sleep(moments.uniform(0.1, 0.5 + length))
+            process.kill()
+            process.join()
+            killed += process.exitcode == -signal.SIGKILL
+            _acquire_in_a_process(str(folder), server.url)
+            assert contents(folder) == expected
+            assert not list(folder.glob("**/*.tmp"))
+    assert killed >= 12  # the others had finished before their moment came
+
+
+# Coverage -----------------------------------------------------------------------------------------------------------
+
+
+def test_coverage_passes_with_counts_and_stops_with_counts(published, tmp_path):
+    audioset = config.AudioSet(expected_classes=None, download=config.Download(shards=1))
+    plan_clips(published, audioset, tmp_path / "clips.tsv")
+    clips = read_clips(tmp_path / "clips.tsv")
+    manifest = tmp_path / "0000.manifest.tsv"
+
+    def check(*lost: str, **values) -> dict:
+        entries = [
+            Entry(c.clip_id, c.splits, State.GONE if c.ytid in lost else State.OK, "removed" if c.ytid in lost else "")
+            for c in clips
+        ]
+        write_manifest(manifest, entries)
+        return check_coverage(
+            [manifest], published, audioset.model_copy(update=values), table=tmp_path / "coverage.tsv"
+        )
+
+    assert check()["strong_train"] == {"wanted": 3, "ok": 3}
+    assert check(video(0))["strong_train"] == {"wanted": 3, "ok": 2, "gone": 1}
+    rows = (tmp_path / "coverage.tsv").read_text().splitlines()
+    assert "strong_train\t\tgone\t1" in rows
+    assert f"strong_train\t{known_strong()[2].names[0]}\tok\t1" in rows
+    with pytest.raises(UserError, match=r"strong_train has no clip for 1 of 2 classes \(.*\)"):
+        check(video(1))
+    with pytest.raises(UserError, match=r"strong_eval has 0 of 1 clips \(1 gone\)"):
+        check(video(3))
+    with pytest.raises(UserError, match=r"strong_train has 3 of 3 clips .*lower audioset.min_clips"):
+        check(min_clips=4)

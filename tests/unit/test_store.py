@@ -1,0 +1,115 @@
+"""The store: what goes in comes out, equal content is equal bytes, and a damaged shard is noticed."""
+
+from __future__ import annotations
+
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+
+from framekd.store import Shard, Store, StoredClip, StoreError, digest, write_shard
+
+
+def clips(n: int = 7, *, first: int = 0, seed: int = 0) -> list[StoredClip]:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, 4000, n)
+    sizes[0] = 0
+    return [
+        StoredClip(f"_clip-{first + i:05d}_0", i * 1000, rng.integers(-(2**15), 2**15, size).astype(np.int16), "folder")
+        for i, size in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["pcm", "flac"])
+def test_what_goes_in_comes_out(encoding, tmp_path):
+    first, second = clips(5), clips(4, first=5, seed=1)
+    write_shard(tmp_path / "0.h5", iter(first), encoding=encoding)
+    write_shard(tmp_path / "1.h5", iter(second), encoding=encoding)
+    store = Store([tmp_path / "0.h5", tmp_path / "1.h5"])
+    assert store.ids == [c.clip_id for c in first + second]
+    for clip in first + second:
+        found = store[store.index(clip.clip_id)]
+        assert found.dtype == np.int16
+        assert np.array_equal(found, clip.samples)
+    assert store.durations == pytest.approx([len(c.samples) / 16000 for c in first + second])
+    assert list(store.verify()) == []
+    assert "_clip-00003_0" in store
+    assert "nothing_0" not in store
+    again = pickle.loads(pickle.dumps(store))  # noqa: S301 - what a worker process gets
+    assert np.array_equal(again[3], store[3])
+
+
+@pytest.mark.parametrize("encoding", ["pcm", "flac"])
+def test_equal_content_is_equal_bytes(encoding, tmp_path, monkeypatch):
+    import time
+
+    write_shard(tmp_path / "a.h5", clips(), encoding=encoding)
+    later = time.time() + 1e6
+    monkeypatch.setattr(time, "time", lambda: later)
+    write_shard(tmp_path / "b.h5", clips(), encoding=encoding)
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+
+
+def test_pcm_is_mapped_and_not_writable(tmp_path):
+    write_shard(tmp_path / "a.h5", clips())
+    shard = Shard(tmp_path / "a.h5")
+    with pytest.raises(ValueError, match="read-only"):
+        shard[1][:] = 0
+    assert np.shares_memory(shard[1], shard.audio)
+
+
+def test_an_empty_shard(tmp_path):
+    assert write_shard(tmp_path / "a.h5", []) == 0
+    assert len(Store([tmp_path / "a.h5"])) == 0
+    assert len(Store([])) == 0
+
+
+def test_order_and_type_are_checked_and_nothing_half_made_stays(tmp_path):
+    a, b = clips(2)
+    with pytest.raises(StoreError, match="must come after"):
+        write_shard(tmp_path / "a.h5", [b, a])
+    with pytest.raises(StoreError, match="must come after"):
+        write_shard(tmp_path / "a.h5", [a, a])
+    with pytest.raises(StoreError, match="expected int16"):
+        write_shard(tmp_path / "a.h5", [StoredClip("x", 0, np.zeros(3))])
+    with pytest.raises(StoreError, match="encoding"):
+        write_shard(tmp_path / "a.h5", [], encoding="opus")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_is_noticed(tmp_path):
+    path = tmp_path / "a.h5"
+    write_shard(path, clips())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match=r"a\.h5: .*(delete|not a whole)"):
+        Shard(path)
+    path.write_bytes(b"<html>")
+    with pytest.raises(StoreError, match="not a whole audio shard"):
+        Shard(path)
+    with pytest.raises(StoreError, match="no such shard"):
+        Shard(tmp_path / "none.h5")
+    path.write_bytes(whole)
+    with h5py.File(path, "r+") as file:
+        file["audio"][100] += 1
+    assert [line.split(": ", 1)[1] for line in Store([path]).verify()] == [
+        "clip _clip-00001_0 is not what was stored (SHA-256 differs)"
+    ]
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = "other"
+    with pytest.raises(StoreError, match="not an audio shard of this project"):
+        Shard(path)
+
+
+def test_a_clip_in_two_shards_is_refused(tmp_path):
+    write_shard(tmp_path / "a.h5", clips())
+    write_shard(tmp_path / "b.h5", clips())
+    with pytest.raises(StoreError, match="occurs in two shards"):
+        Store([tmp_path / "a.h5", tmp_path / "b.h5"])
+
+
+def test_the_digest_is_of_little_endian_samples():
+    samples = np.array([1, -2, 300], np.int16)
+    assert digest(samples) == digest(samples.astype(">i2"))
