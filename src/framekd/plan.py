@@ -146,7 +146,7 @@ class Plan:
     def clips(self) -> dict[str, Any]:
         """Parameters of listing the wanted clips."""
         block = self.config.audioset.model_dump(mode="json", include={"weak", "weak_splits", "expected_classes"})
-        return {**block, "shards": self.config.audioset.download.shards}
+        return {**block, "download": {"shards": self.config.audioset.download.shards}}
 
     def acquire(self) -> dict[str, Any]:
         """Parameters of getting the audio of a shard."""

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from framekd import checkpoints
+from framekd import checkpoints, metrics
 from framekd.config import Recipe
 from framekd.data import ClipSet, Loader, chunks, weak_set
 from framekd.labels import read_weak_classes
-from framekd.metrics import mean_average_precision
 from framekd.models import FrameModel, build_model
 from framekd.pipeline.common import device, label_file, open_store, provenance
 from framekd.store import Store
@@ -86,4 +85,4 @@ def weak_map(model: FrameModel, store: Store, segments: Path, classes: Any) -> f
     for batch in chunks(clips, 64):
         scores.append(model(model.frontend(batch.waveform.to(device())))[1].cpu())
         labels.append(batch.clip_labels)
-    return mean_average_precision(torch.cat(scores).numpy(), torch.cat(labels).numpy()).value
+    return metrics.mean_average_precision(torch.cat(scores).numpy(), torch.cat(labels).numpy()).value
