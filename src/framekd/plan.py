@@ -210,7 +210,7 @@ class Plan:
         values = block.model_dump(mode="json")
         for mode in ("frozen", "finetune"):
             values[mode] = self._recipe(getattr(block, mode), model)
-        return {"version": VERSIONS["downstream"], "modes": self.config.downstream.modes, **values}
+        return {"version": VERSIONS["downstream"], "modes": self.config.downstream.modes, "options": values}
 
     @property
     def settings_table(self) -> dict[str, str]:
