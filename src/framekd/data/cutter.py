@@ -51,6 +51,7 @@ class Cutter:
         self.clips, self.n_frames, self.device = clips, n_frames, torch.device(device)
         self.n_samples = n_frames * HOP
         self.n_classes = len(clips.classes)
+        self.compact = self.device.type != "cpu"
         self._any_frames = bool(clips.has_frames.any())
         self._resident = self._load() if resident else None
 
@@ -70,12 +71,14 @@ class Cutter:
         """Cuts that begin at the label frames `starts`."""
         if self._resident is not None:
             return self._gather(self._resident, clips, starts)
-        out = torch.empty((len(clips), self.n_samples), dtype=torch.float32)
+        # To another device the samples travel as they are stored, in half the bytes; here they are converted in place.
+        out = torch.empty((len(clips), self.n_samples), dtype=torch.int16 if self.compact else torch.float32)
+        scale = np.int16(1) if self.compact else _SCALE
         for row, clip, start in zip(out.numpy(), clips.tolist(), (starts * HOP).tolist()):
             samples = self.clips.waveform(clip)[start : start + self.n_samples]
-            np.multiply(samples, _SCALE, out=row[: len(samples)])
+            np.multiply(samples, scale, out=row[: len(samples)])
             row[len(samples) :] = 0
-        return out.to(self.device)
+        return out.to(self.device).float().mul_(float(_SCALE)) if self.compact else out
 
     def _gather(self, audio: Tensor, clips: np.ndarray, starts: np.ndarray) -> Float[Tensor, "batch samples"]:
         index = torch.from_numpy(clips).to(self.device)
@@ -84,24 +87,6 @@ class Cutter:
         begin = torch.from_numpy(starts * HOP).to(self.device)
         column = begin[:, None] + torch.arange(self.n_samples, device=self.device)
         return audio[index[:, None], column.clamp_(max=audio.shape[1] - 1)].float().mul_(float(_SCALE))
-
-    def add_labels(self, clip: int, start: int, weight: float, frames: np.ndarray | None, whole: np.ndarray) -> None:
-        """Add `weight` to the labels of one cut: frames [classes, frames] and whole [classes], in place."""
-        source = self.clips
-        part = slice(source.start[clip], source.start[clip + 1])
-        label = source.label[part]
-        if frames is None or not source.has_frames[clip]:
-            whole[label] += weight
-            return
-        begin = np.maximum(source.begin[part] - start, 0)
-        end = np.minimum(source.end[part] - start, self.n_frames)
-        inside = begin < end
-        if not inside.all():
-            label, begin, end = label[inside], begin[inside], end[inside]
-        # Spans of a class do not overlap (see clip_set), so adding is exact.
-        for c, a, b in zip(label.tolist(), begin.tolist(), end.tolist()):
-            frames[c, a:b] += weight
-        whole[np.unique(label)] += weight
 
     def batch(
         self, clips: np.ndarray, starts: np.ndarray, *, soft: SoftSource | None = None, mix: Mix | None = None
@@ -138,19 +123,36 @@ class Cutter:
     ) -> tuple[Float[Tensor, "batch classes frames"] | None, Float[Tensor, "batch classes"]]:
         """Frame labels (None if no clip of the set has any) and clip labels of cuts, weighted by `share`."""
         shape = (len(clips), self.n_classes, self.n_frames)
-        frames = np.zeros(shape, np.float32) if self._any_frames else None
-        whole = np.zeros(shape[:2], np.float32)
-
-        def add(k: int, clip: int, start: int, weight: float) -> None:
-            self.add_labels(clip, start, weight, None if frames is None else frames[k], whole[k])
-
-        for k, clip, start, weight in zip(range(len(clips)), clips.tolist(), starts.tolist(), share.tolist()):
-            add(k, clip, start, weight)
+        frames = torch.zeros(shape, device=self.device) if self._any_frames else None
+        whole = torch.zeros(shape[:2], device=self.device)
+        self._add(frames, whole, np.arange(len(clips)), clips, starts, share)
         if mix is not None:
-            columns = (mix.rows, mix.partners, mix.starts, 1 - mix.share)
-            for k, clip, start, weight in zip(*(column.tolist() for column in columns)):
-                add(k, clip, start, weight)
-        return None if frames is None else self._tensor(frames), self._tensor(whole)
+            self._add(frames, whole, mix.rows, mix.partners, mix.starts, 1 - mix.share)
+        return frames, whole
+
+    def _add(self, frames: Tensor | None, whole: Tensor, rows, clips, starts, weight) -> None:
+        """Add the labels of cuts, times `weight`, to rows of `frames` and `whole`: only places travel to the device."""
+        source = self.clips
+        counts = source.start[clips + 1] - source.start[clips]
+        cut = np.repeat(np.arange(len(clips)), counts)
+        event = np.repeat(source.start[clips] - (np.cumsum(counts) - counts), counts) + np.arange(len(cut))
+        label, timed = source.label[event].astype(np.int64), source.has_frames[clips][cut]
+        begin = np.maximum(source.begin[event] - starts[cut], 0)
+        end = np.minimum(source.end[event] - starts[cut], self.n_frames)
+        there = ~timed | (begin < end)
+        cut, label, timed, begin, length = cut[there], label[there], timed[there], begin[there], (end - begin)[there]
+        place = rows[cut] * self.n_classes + label
+        fresh = np.ones(len(place), bool)
+        fresh[1:] = place[1:] != place[:-1]  # events are sorted by class within a clip
+        self._add_at(whole, place[fresh], weight[cut[fresh]])
+        if frames is not None:
+            place, begin, length, cut = place[timed], begin[timed], length[timed], cut[timed]
+            first = np.repeat(place * self.n_frames + begin - (np.cumsum(length) - length), length)
+            # Spans of a class do not overlap (see clip_set): no place occurs twice, and adding is exact.
+            self._add_at(frames, first + np.arange(len(first)), np.repeat(weight[cut], length))
+
+    def _add_at(self, target: Tensor, places: np.ndarray, values: np.ndarray) -> None:
+        target.view(-1).index_add_(0, self._tensor(places), self._tensor(values))
 
     def _mix_waves(self, wave: Tensor, mix: Mix) -> None:
         """Mix partners into rows of `wave`, in place. Both means are removed, and so the sum has none either."""
