@@ -29,6 +29,7 @@ from framekd.models.reference import load_reference
 FORMAT = "framekd-checkpoint-1"
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
 HEADS = ("frame_head.", "clip_head.")
+NOT_THE_ENCODERS = ("rnn_hidden", "dropout", "attention_dropout", "layerdrop")  # its weights do not depend on them
 
 __all__ = [
     "fetch",
@@ -131,9 +132,11 @@ def load_encoder(model: FrameModel, directory: str | Path) -> dict[str, Any]:
     for key in ("model", "sample_rate", "frame_seconds", "front_end"):
         if spec.get(key) != ours[key]:
             raise UserError(f"{directory} holds an encoder with {key} {spec.get(key)!r}, not {ours[key]!r}.")
-    theirs = {**spec.get("sizes", {}), "rnn_hidden": ours["sizes"]["rnn_hidden"]}
-    if theirs != ours["sizes"]:
-        raise UserError(f"{directory} holds a {model.name} of sizes {spec.get('sizes')}, not {ours['sizes']}.")
+    theirs = spec.get("sizes", {})
+    other = [k for k, v in ours["sizes"].items() if k not in NOT_THE_ENCODERS and theirs.get(k, v) != v]
+    if other:
+        sizes = f"{other[0]} {theirs[other[0]]!r}, not {ours['sizes'][other[0]]!r}"
+        raise UserError(f"{directory} holds a {model.name} with {sizes}; build the model with the sizes in its {SPEC}.")
     tensors = verified_weights(directory, spec)
     wanted = {n: v for n, v in model.state_dict().items() if n.startswith("encoder.")}
     found = {n: v for n, v in tensors.items() if n.startswith("encoder.")}
