@@ -1,0 +1,116 @@
+"""Figures of an evaluation. Each function returns a matplotlib Figure and draws on no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from framekd.config import UserError
+from framekd.metrics import PSDSResult, frame_stamps
+
+
+def class_bars(result: PSDSResult, training_events: Mapping[str, int], *, labels: bool | None = None) -> Figure:
+    """PSDS1 of each class as bars, classes in descending order of their number of training events (drawn above).
+
+    training_events: {class: events in the training set}; labels: write the class names (None: up to 60 classes).
+    """
+    absent = [name for name in result.per_class if name not in training_events]
+    if absent:
+        raise UserError(f"There is no number of training events for class {absent[0]} ({len(absent)} classes lack it).")
+    names = sorted(result.per_class, key=lambda name: (-training_events[name], name))
+    places = np.arange(len(names))
+    figure = Figure(figsize=(max(6.0, min(24.0, 0.25 * len(names))), 4.8), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
+    above.step(places, [max(training_events[name], 0.5) for name in names], where="mid", color="tab:grey")
+    above.set(yscale="log", ylabel="training events")
+    below.bar(places, [100 * result.per_class[name] for name in names], width=0.8, color="tab:blue")
+    mean = 100 * float(np.mean(list(result.per_class.values())))
+    below.axhline(mean, color="tab:orange", linewidth=1, label=f"mean {mean:.1f}")
+    below.set(ylabel="PSDS1 (%)", xlim=(-0.6, len(names) - 0.4), ylim=(0, 100))
+    below.legend(loc="upper right")
+    if labels or (labels is None and len(names) <= 60):
+        below.set_xticks(places, names, rotation=90, fontsize=7)
+    else:
+        below.set_xlabel(f"{len(names)} classes by number of training events")
+    figure.suptitle(_settings_line(result), fontsize=8)
+    return figure
+
+
+def psd_roc(results: Mapping[str, PSDSResult], classes: Sequence[str] = ()) -> Figure:
+    """PSD-ROC curves: effective true-positive rate over false positives an hour, one line a result.
+
+    classes: draw these classes' own curves too, thin. The area under a line is its PSDS.
+    """
+    if not results:
+        raise UserError("There is no result to draw.")
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, result) in enumerate(results.items()):
+        colour, e_max = f"C{i % 10}", result.settings["e_max"]
+        x = np.append(result.efpr, e_max)
+        curve = result.mean_curve
+        axes.step(x, np.append(curve, curve[-1]), where="post", color=colour, label=f"{label}: {result.value:.3f}")
+        rows = list(result.per_class)
+        for name in classes:
+            if name not in result.per_class:
+                raise UserError(f"{label} has no class {name}.")
+            own = result.tpr[rows.index(name)]
+            axes.step(x, np.append(own, own[-1]), where="post", color=colour, linewidth=0.6, alpha=0.6)
+            axes.annotate(name, (e_max, own[-1]), fontsize=6, ha="right", color=colour)
+    axes.set(xlabel="effective false positives per hour", ylabel="effective true-positive rate", ylim=(0, 1))
+    axes.set_xlim(0, max(result.settings["e_max"] for result in results.values()))
+    axes.legend(loc="lower right")
+    axes.set_title(_settings_line(next(iter(results.values()))), fontsize=8)
+    return figure
+
+
+def score_timeline(
+    scores: Any,
+    classes: Sequence[str],
+    events: Sequence[tuple[float, float, str]] = (),
+    *,
+    timestamps: Any = None,
+    top: int = 8,
+    threshold: float | None = None,
+    title: str = "",
+) -> Figure:
+    """Scores of one clip over time, one row a class, with its true events shaded.
+
+    scores [frames, classes] (probabilities, or logits: the axis follows); events [(onset, offset, class)] in seconds;
+    shown are the classes with events, then those with the highest scores, `top` in all (or all with events).
+    """
+    values = np.asarray(scores, dtype=float)
+    if values.ndim != 2 or values.shape[1] != len(classes):
+        raise UserError(f"Scores must have the shape [frames, {len(classes)} classes], but have {values.shape}.")
+    stamps = frame_stamps(len(values)) if timestamps is None else np.asarray(timestamps, dtype=float)
+    with_events = [name for name in classes if any(c == name for *_, c in events)]
+    by_peak = [classes[k] for k in np.argsort(-values.max(axis=0), kind="stable")]
+    shown = (with_events + [name for name in by_peak if name not in with_events])[: max(top, len(with_events), 1)]
+    figure = Figure(figsize=(8.0, 0.8 + 0.7 * len(shown)), layout="constrained")
+    finite = values[np.isfinite(values)]
+    low, high = (min(0.0, finite.min()), max(1.0, finite.max())) if finite.size else (0.0, 1.0)
+    for axes, name in zip(figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0], shown):
+        for onset, offset, label in events:
+            if label == name:
+                axes.axvspan(onset, max(offset, onset + 0.01), color="tab:green", alpha=0.3, linewidth=0)
+        axes.stairs(np.maximum(values[:, list(classes).index(name)], low), stamps, color="tab:blue", baseline=None)
+        if threshold is not None:
+            axes.axhline(threshold, color="tab:orange", linewidth=0.8)
+        axes.set(ylim=(low, high), xlim=(stamps[0], stamps[-1]))
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axes.tick_params(labelsize=7)
+    axes.set_xlabel("seconds (shaded: true events)")
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _settings_line(result: PSDSResult) -> str:
+    s, c = result.settings, result.counts
+    return (
+        f"dtc {s['dtc']}, gtc {s['gtc']}, at most {s['e_max']:g} false positives an hour, alpha_st {s['alpha_st']:g}; "
+        f"{c['clips']} clips, {c['events']} events, {c['hours']:.2f} h, {c['classes']} classes"
+    )
