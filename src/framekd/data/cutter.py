@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from torch import Tensor
 
 from framekd.data.batch import Batch
@@ -71,14 +71,23 @@ class Cutter:
         """Cuts that begin at the label frames `starts`."""
         if self._resident is not None:
             return self._gather(self._resident, clips, starts)
-        # To another device the samples travel as they are stored, in half the bytes; here they are converted in place.
-        out = torch.empty((len(clips), self.n_samples), dtype=torch.int16 if self.compact else torch.float32)
-        scale = np.int16(1) if self.compact else _SCALE
-        for row, clip, start in zip(out.numpy(), clips.tolist(), (starts * HOP).tolist()):
+        if self.compact:
+            return self.stored(clips, starts).to(self.device).float().mul_(float(_SCALE))
+        out = torch.empty((len(clips), self.n_samples), dtype=torch.float32)
+        self._fill(out.numpy(), clips, starts, _SCALE)
+        return out
+
+    def stored(self, clips: np.ndarray, starts: np.ndarray) -> Int16[Tensor, "batch samples"]:
+        """Cuts as they are stored: in this form, and half the bytes, they travel to another device."""
+        out = torch.empty((len(clips), self.n_samples), dtype=torch.int16)
+        self._fill(out.numpy(), clips, starts, np.int16(1))
+        return out
+
+    def _fill(self, out: np.ndarray, clips: np.ndarray, starts: np.ndarray, scale: np.generic) -> None:
+        for row, clip, start in zip(out, clips.tolist(), (starts * HOP).tolist()):
             samples = self.clips.waveform(clip)[start : start + self.n_samples]
             np.multiply(samples, scale, out=row[: len(samples)])
             row[len(samples) :] = 0
-        return out.to(self.device).float().mul_(float(_SCALE)) if self.compact else out
 
     def _gather(self, audio: Tensor, clips: np.ndarray, starts: np.ndarray) -> Float[Tensor, "batch samples"]:
         index = torch.from_numpy(clips).to(self.device)

@@ -1,0 +1,289 @@
+"""How fast AudioSet's labels and audio come in, against the way of the authors' loader with the same clips.
+
+    python benchmarks/data.py [--clips 300] [--rows 100000] [--weak-rows 2000000] [--json FILE]
+
+Times are CPU seconds of one thread in this process unless they say wall, so that a busy machine changes them little.
+The authors' loader decodes mp3 bytes to floats and resamples them from 32 to 16 kHz for every clip it hands out; here
+that is libsndfile's decoder and torchaudio's Kaiser resampler, both compiled code. Labels and audio are made up, in the
+published formats and sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import io
+import json
+import multiprocessing
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+from framekd import config, events
+from framekd.acquire import LABEL_FILES, plan_clips
+from framekd.audio import decode, ffmpeg_path
+from framekd.config import Augment, Recipe
+from framekd.data import Cutter, Loader, strong_set
+from framekd.labels import ClassList, known_strong, known_weak, read_strong
+from framekd.store import StoredClip, write_shard
+
+SECONDS, RATE = 10, 16_000
+HEADER = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
+
+
+def cpu(function: Callable[[], object], *, repeats: int = 3) -> float:
+    """Smallest CPU time of some calls."""
+    times = []
+    for _ in range(repeats):
+        gc.collect()
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def children(function: Callable[[], object]) -> float:
+    """CPU time of the processes that a call starts and awaits."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    function()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def video(i: int) -> str:
+    return f"-bench_{i:04d}" if i < 10_000 else f"{i:011d}"
+
+
+def recordings(folder: Path, n: int) -> list[bytes]:
+    """`n` mp3 files of 10 s at 32 kHz, as bytes."""
+    wave = folder / "all.wav"
+    noise = f"anoisesrc=d={n * SECONDS}:r=32000:c=pink:a=0.3:seed=1"
+    run = [ffmpeg_path(), "-loglevel", "error", "-y"]
+    subprocess.run([*run, "-f", "lavfi", "-i", noise, wave], check=True)
+    split = ["-f", "segment", "-segment_time", str(SECONDS), "-c:a", "libmp3lame", "-b:a", "96k"]
+    subprocess.run([*run, "-i", wave, *split, folder / "%05d.mp3"], check=True)
+    return [(folder / f"{i:05d}.mp3").read_bytes() for i in range(n)]
+
+
+def strong_file(path: Path, rows: int, clips: int, classes: ClassList) -> Path:
+    """A strong TSV of `rows` events in `clips` clips, class frequencies as uneven as the real ones."""
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, len(classes) + 1)
+    label = rng.choice(len(classes), rows, p=share / share.sum())
+    onset = rng.uniform(0, 9.5, rows)
+    offset = np.minimum(onset + rng.exponential(1.5, rows) + 0.01, 10)
+    clip = np.sort(rng.integers(0, clips, rows))
+    clip[:clips] = np.arange(clips)
+    with path.open("w") as file:
+        file.write(HEADER)
+        for c, a, b, k in zip(np.sort(clip).tolist(), onset.tolist(), offset.tolist(), label.tolist()):
+            file.write(f"{video(c)}_30000\t{a:.3f}\t{b:.3f}\t{classes.mids[k]}\n")
+    return path
+
+
+def theirs(mp3: list[bytes]) -> torch.Tensor:
+    """The authors' way: decode, first channel, resample, for each clip."""
+    resample = torchaudio.transforms.Resample(32_000, RATE, resampling_method="sinc_interp_kaiser")
+    out = torch.zeros(len(mp3), SECONDS * RATE)
+    for row, data in zip(out, mp3):
+        wave = resample(torch.from_numpy(soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)[0][:, 0]))
+        row[: min(len(wave), len(row))] = wave[: len(row)]
+    return out
+
+
+def audio(folder: Path, n: int) -> list[tuple]:
+    """Random access to stored clips, against decoding them each time."""
+    mp3 = recordings(folder, n)
+    samples = [decode(data)[: SECONDS * RATE] for data in mp3]
+    classes = known_strong()[0]
+    labels = strong_file(folder / "strong.tsv", 9 * n, n, classes)
+    names = sorted(f"{video(i)}_30000" for i in range(n))
+    order = np.random.default_rng(0).permutation(n)
+    rows, made = [], {}
+    for encoding in ("pcm", "flac"):
+        path = folder / f"{encoding}.h5"
+        clips = (StoredClip(name, 30_000, wave) for name, wave in zip(names, samples))
+        writing = cpu(lambda path=path, clips=clips, e=encoding: write_shard(path, clips, encoding=e), repeats=1)
+        made[encoding] = strong_set([path], labels, classes)
+        cutter, zeros = Cutter(made[encoding]), np.zeros(n, np.int64)
+
+        def read(cutter=cutter, zeros=zeros) -> None:
+            for k in range(0, n, 32):
+                cutter.waveforms(order[k : k + 32], zeros[k : k + 32])
+
+        read()
+        rows.append((f"random access, {encoding}, clips/s", n / cpu(read), 2000 if encoding == "pcm" else None))
+        rows.append((f"store size, {encoding}, kB a clip", path.stat().st_size / n / 1000, None))
+        rows.append((f"writing, {encoding}, clips/s", n / writing, None))
+    rows += opus(samples)
+    authors = n / cpu(lambda: theirs(mp3))
+    rows.append(("authors' way (mp3 bytes → float → 16 kHz), clips/s", authors, None))
+    rows.append(("random access, pcm, times the authors' way", rows[0][1] / authors, 10))
+    rows += loading(made["pcm"], n)
+    return rows
+
+
+def opus(samples: list[np.ndarray]) -> list[tuple]:
+    """What Opus would cost in place of FLAC (it is not offered: lossy, and slower to read than FLAC)."""
+    coded = []
+    for wave in samples[:50]:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, wave, RATE, format="OGG", subtype="OPUS")
+        coded.append(buffer.getvalue())
+    spent = cpu(lambda: [soundfile.read(io.BytesIO(data), dtype="int16") for data in coded])
+    size = sum(map(len, coded)) / len(coded) / 1000
+    return [("random access, Opus bytes, clips/s", len(coded) / spent, None), ("size, Opus, kB a clip", size, None)]
+
+
+def loading(clips, n: int) -> list[tuple]:
+    """Whole training batches: waveforms, 447 classes x 250 frames of labels, with and without mixing."""
+    rows = []
+    for name, wavmix in (("", 0.0), (", half of them mixed", 0.5)):
+        recipe = Recipe(batch_size=32, epoch_clips=n - n % 32, sampler="balanced", augment=Augment(wavmix=wavmix))
+        loader = Loader(clips, recipe, seed=0)
+
+        def epoch(loader=loader) -> None:
+            for step in range(loader.steps_per_epoch):
+                loader.batch(step)
+
+        epoch()
+        rows.append((f"training batches, 447 classes{name}, clips/s", recipe.epoch_clips / cpu(epoch), None))
+    return rows
+
+
+def targets(folder: Path, n: int) -> list[tuple]:
+    """A label file of `n` rows to targets of all clips and sampling weights."""
+    classes = known_strong()[0]
+    clips = n // 9
+    path = strong_file(folder / "rows.tsv", n, clips, classes)
+    store = folder / "empty.h5"
+    write_shard(store, (StoredClip(name, 0, np.zeros(0, np.int16)) for name in sorted(read_strong(path).clips)))
+
+    def everything() -> None:
+        made = strong_set([store], path, classes)
+        clip, label, amount = made.activity()
+        events.balanced_weights(clip, label, amount, len(made), len(classes))
+        cutter, share = Cutter(made), np.ones(256, np.float32)
+        for k in range(0, len(made), 256):
+            rows = np.arange(k, min(k + 256, len(made)))
+            cutter.labels(rows, np.zeros(len(rows), np.int64), share[: len(rows)], None)
+
+    return [(f"{n:,} label rows to all targets and weights, s", cpu(everything, repeats=1), 20)]
+
+
+def planning(folder: Path, n_weak: int) -> list[tuple]:
+    """The table of wanted clips of the whole of AudioSet."""
+    train, evaluated, _ = known_strong()
+    weak = known_weak()
+    paths = {name: folder / file for name, file in LABEL_FILES.items()}
+    strong_file(paths["train_strong"], 934_821, 103_463, train)
+    strong_file(paths["eval_strong"], 139_538, 16_996, evaluated)
+    names = {mid: name for c in (train, evaluated) for mid, name in zip(c.mids, c.names)}
+    paths["mid_to_display_name"].write_text("".join(f"{mid}\t{name}\n" for mid, name in names.items()))
+    rng = np.random.default_rng(0)
+    for name, n in (("balanced_train", n_weak // 100), ("unbalanced_train", n_weak), ("eval", n_weak // 100)):
+        with paths[name].open("w") as file:
+            offset = {"balanced_train": 0, "unbalanced_train": 10**7, "eval": 2 * 10**7}[name]
+            for i, (a, b) in enumerate(rng.integers(0, 527, (n, 2)).tolist()):
+                file.write(f'{offset + i:011d}, 30.000, 40.000, "{weak.mids[a]},{weak.mids[b]}"\n')
+    strong = config.AudioSet(weak=False)
+    out = folder / "clips.tsv"
+    return [
+        (
+            "plan of AudioSet Strong (1.07 million rows), s",
+            cpu(lambda: plan_clips(paths, strong, out), repeats=1),
+            None,
+        ),
+        (
+            f"plan of AudioSet Strong and Weak ({n_weak:,} clips more), s",
+            cpu(lambda: plan_clips(paths, config.AudioSet(), out), repeats=1),
+            None,
+        ),
+    ]
+
+
+def decoding(folder: Path) -> list[tuple]:
+    """What a downloaded clip costs once it is on disk: decode, resample, cut."""
+    rows = []
+    for suffix, codec in (("webm", "libopus"), ("m4a", "aac"), ("mp3", "libmp3lame")):
+        path = folder / f"d.{suffix}"
+        noise = ["-f", "lavfi", "-i", "anoisesrc=d=20:r=48000:c=pink:a=0.3", "-ac", "2"]
+        subprocess.run([ffmpeg_path(), "-loglevel", "error", "-y", *noise, "-c:a", codec, path], check=True)
+        cost = children(lambda path=path: [decode(path, 5, 10) for _ in range(20)]) / 20
+        rows.append((f"20 s of stereo {suffix} to a 10-s clip, ms", 1000 * cost, None))
+    return rows
+
+
+def _worker(path: str, labels: str, beside_gpu: bool, queue) -> None:
+    """Batches of 256: whole ones in this memory, or what is made here of those that are finished on a GPU."""
+    torch.set_num_threads(1)
+    clips = strong_set([path], labels, known_strong()[0])
+    recipe = Recipe(batch_size=256, epoch_clips=1024, sampler="balanced", augment=Augment(wavmix=0.5))
+    loader = Loader(clips, recipe, seed=0)
+    peak = 0.0
+    for step in range(4):
+        if beside_gpu:
+            index = loader.order(0)[step * 256 : (step + 1) * 256]
+            made = [loader.cutter.stored(part, np.zeros(len(part), np.int64)) for part in (index, index[:128])]
+        else:
+            made = [loader.batch(step)]
+        peak = max(peak, _anonymous())
+        del made
+    queue.put(peak)
+
+
+def _anonymous() -> float:
+    """Private memory of this process in MB; pages of mapped files are shared and can be dropped."""
+    text = Path("/proc/self/status").read_text().split()
+    return int(text[text.index("RssAnon:") + 1]) / 1024
+
+
+def memory(folder: Path, n: int) -> list[tuple]:
+    """Private memory of a process that makes batches of 256."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    rows = []
+    for beside_gpu, where in ((True, "beside a GPU"), (False, "on the CPU")):
+        arguments = (str(folder / "pcm.h5"), str(folder / "strong.tsv"), beside_gpu, queue)
+        process = context.Process(target=_worker, args=arguments)
+        process.start()
+        goal = 500 if beside_gpu else None
+        rows.append((f"private memory of a loader, batch 256 {where}, MB", queue.get(), goal))
+        process.join()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--weak-rows", type=int, default=2_000_000)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[tuple] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows += audio(folder, given.clips)
+        rows += memory(folder, given.clips)
+        rows += decoding(folder)
+        rows += targets(folder, given.rows)
+        rows += planning(folder, given.weak_rows)
+    print("| measured | value | goal |\n|---|---|---|")
+    for what, value, goal in rows:
+        bound = "" if goal is None else f"{'≥' if 'clips/s' in what or 'times' in what else '≤'} {goal:,}"
+        print(f"| {what} | {value:,.1f} | {bound} |")
+    if given.json:
+        given.json.write_text(json.dumps([dict(zip(("measured", "value", "goal"), row)) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()
