@@ -88,7 +88,7 @@ rule acquire:
 
 
 # The gate before any training: what came, what did not and why; too little stops here, with counts.
-rule coverage:
+rule gate:
     input:
         **plan.labels,
         stores=expand(f"{D}/store/{{shard}}.h5", shard=plan.shards),
@@ -96,9 +96,9 @@ rule coverage:
     output:
         table=f"{D}/coverage.tsv",
     log:
-        f"{R}/logs/coverage.log",
+        f"{R}/logs/gate.log",
     benchmark:
-        f"{R}/benchmarks/coverage.tsv"
+        f"{R}/benchmarks/gate.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("table")
@@ -107,4 +107,4 @@ rule coverage:
     params:
         block=plan.gate(),
     script:
-        "../../scripts/coverage.py"
+        "../../scripts/gate.py"

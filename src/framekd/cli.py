@@ -1,0 +1,141 @@
+"""The command line: events of your own files, a check of the machine, and what changed since a result was made."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from framekd.config import Config, UserError, load_files
+
+FORMATS = ("tsv", "json", "audacity")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `framekd`."""
+    out = argparse.ArgumentParser(prog="framekd", description=__doc__)
+    commands = out.add_subparsers(dest="command", required=True)
+    predict = commands.add_parser("predict", help="events of audio files of any format and length")
+    predict.add_argument("files", nargs="+", metavar="FILE")
+    predict.add_argument("--checkpoint", required=True, help="a checkpoint directory: model.safetensors and spec.json")
+    predict.add_argument("--out", help="folder for the results (default: beside each file)")
+    predict.add_argument("--threshold", type=float, default=0.5, help="probability above which a class is heard (0.5)")
+    predict.add_argument("--median", type=float, default=0.48, help="length of the median filter in seconds (0.48)")
+    predict.add_argument("--format", default="tsv", help="comma-separated: tsv, json, audacity (tsv)")
+    predict.add_argument("--plot", action="store_true", help="a picture of the scores beside the events")
+    doctor = commands.add_parser("doctor", help="check the environment, data and checkpoints before a long run")
+    doctor.add_argument("--configfile", nargs="*", default=[], help="differences from config/config.yaml")
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; a mistake is one sentence on stderr and exit code 1."""
+    given = parser().parse_args(arguments)
+    try:
+        return {"predict": predict, "doctor": doctor}[given.command](given)
+    except (UserError, FileNotFoundError) as error:
+        print(f"framekd: {error}", file=sys.stderr)
+        return 1
+
+
+def predict(given: argparse.Namespace) -> int:
+    """Events of each file; a file that cannot be read is told and left out, and the exit code is then 1."""
+    formats = given.format.split(",")
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise UserError(f"--format {unknown[0]!r} is none of {', '.join(FORMATS)}")
+    if not 0 < given.threshold < 1:
+        raise UserError(f"--threshold is a probability between 0 and 1, not {given.threshold:g}")
+    from framekd.audio import DecodeError
+    from framekd.checkpoints import load_checkpoint
+    from framekd.metrics import median_filter
+    from framekd.predict import predict_file
+
+    model, spec = load_checkpoint(given.checkpoint)
+    classes, failed = spec["classes"], 0
+    for name in given.files:
+        try:
+            found = predict_file(
+                model, name, classes, threshold=given.threshold, smooth=lambda x: median_filter(x, seconds=given.median)
+            )
+        except (DecodeError, UserError, FileNotFoundError) as error:
+            print(f"framekd: {name}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        stem = Path(given.out) / Path(name).name if given.out else Path(name)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for form in formats:
+            _write(stem, form, found.events)
+        if given.plot:
+            _plot(stem, found, classes)
+        print(f"{name}: {len(found.events)} events in {found.seconds:.1f} s", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _write(stem: Path, form: str, events: Sequence[tuple[float, float, str, float]]) -> None:
+    """Events as `stem`.events.tsv, .events.json or .labels.txt (Audacity), whole or not at all."""
+    path = stem.with_name(stem.name + {"tsv": ".events.tsv", "json": ".events.json", "audacity": ".labels.txt"}[form])
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        if form == "json":
+            keys = ("onset", "offset", "event_label", "score")
+            json.dump([dict(zip(keys, event)) for event in events], file, indent=1, ensure_ascii=False)
+            file.write("\n")
+        else:
+            table = csv.writer(file, delimiter="\t", lineterminator="\n")
+            if form == "tsv":
+                table.writerow(["onset", "offset", "event_label", "score"])
+            for onset, offset, label, score in events:
+                times = [f"{onset:.2f}", f"{offset:.2f}", label]
+                table.writerow([*times, f"{score:.3f}"] if form == "tsv" else times)
+    aside.replace(path)
+
+
+def _plot(stem: Path, found: Any, classes: Sequence[str]) -> None:
+    from framekd.plots import score_timeline
+
+    figure = score_timeline(found.probabilities, classes, title=stem.name)
+    figure.savefig(stem.with_name(stem.name + ".png"), dpi=120)
+
+
+def doctor(given: argparse.Namespace) -> int:
+    """Say what would stop a long run; exit code 1 if anything would."""
+    config = load_files(*given.configfile) if given.configfile else Config()
+    problems = [*_environment(config), *_data(config)]
+    for sentence in problems:
+        print(f"- {sentence}")
+    print("framekd doctor: " + (f"{len(problems)} problems" if problems else "nothing is in the way"))
+    return int(bool(problems))
+
+
+def _environment(config: Config) -> list[str]:
+    import torch
+    import torchaudio
+
+    from framekd import audio, download
+
+    out = [*audio.problems()]
+    if torch.__version__.split("+")[0].rsplit(".", 1)[0] != torchaudio.__version__.split("+")[0].rsplit(".", 1)[0]:
+        out.append(
+            f"torch {torch.__version__} and torchaudio {torchaudio.__version__} do not belong together; make env"
+        )
+    if config.audioset.download.enabled and config.miniature is None:
+        out += download.problems(config.audioset.download)
+    return out
+
+
+def _data(config: Config) -> list[str]:
+    out = [
+        f"audioset.folders: {folder} does not exist" for folder in config.audioset.folders if not Path(folder).is_dir()
+    ]
+    out += [f"audioset.hdf5: {file} does not exist" for file in config.audioset.hdf5 if not Path(file).is_file()]
+    if config.audioset.labels_dir and not Path(config.audioset.labels_dir).is_dir():
+        out.append(f"audioset.labels_dir: {config.audioset.labels_dir} does not exist")
+    return out
+
+
+if __name__ == "__main__":
+    sys.exit(main())
