@@ -28,7 +28,7 @@ _FORMATS = "wav,w64,flac,mp3,ogg,opus,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac,
 MAX_SECONDS = 6 * 3600.0
 
 
-class DecodeError(ValueError):
+class DecodeError(UserError):
     """Audio that cannot be decoded, with the reason in one sentence."""
 
 

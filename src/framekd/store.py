@@ -18,12 +18,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from framekd.config import UserError
+
 SAMPLE_RATE = 16_000
 FORMAT = "framekd-audio-1"
 _BLOCK = 1 << 22  # samples or bytes moved at once
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """A shard that is not what it should be, told in one sentence."""
 
 

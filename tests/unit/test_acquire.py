@@ -19,14 +19,22 @@ import pytest
 import soundfile
 
 from framekd import config
-from framekd.acquire import acquire_shard, check_coverage, fetch_labels, plan_clips, shard_of
+from framekd.acquire import (
+    acquire_shard,
+    check_coverage,
+    export_folder,
+    export_hdf5,
+    fetch_labels,
+    plan_clips,
+    shard_of,
+)
 from framekd.acquire.labels import LABEL_FILES
 from framekd.acquire.sources import Folder
 from framekd.audio import decode, ffmpeg_path
 from framekd.config import UserError
 from framekd.labels import known_strong
 from framekd.manifest import Clip, Entry, State, read_clips, read_manifest, write_clips, write_manifest
-from framekd.store import Store
+from framekd.store import Store, StoredClip, write_shard
 
 
 def video(number: int) -> str:
@@ -172,6 +180,35 @@ def test_mp3_bytes_in_hdf5_and_the_order_of_sources(tmp_path):
     # A folder that has it later is looked through again, though corrupt is final for a download.
     tone(tmp_path / "audio" / f"{video(2)}.wav", 9)
     assert acquire(tmp_path, clips, audioset)[clips[2].clip_id].state is State.OK
+
+
+def test_exported_layouts_come_back_in(tmp_path):
+    rng = np.random.default_rng(0)
+    wave = (8000 * np.sin(2 * np.pi * 300 * np.arange(160_000) / 16000) + rng.normal(0, 50, 160_000)).astype(np.int16)
+    clips = [Clip(f"{video(i)}_30500", video(i), 30_500, 40_500, ("s",), 0) for i in range(3)]
+    write_shard(
+        tmp_path / "a.h5", [StoredClip(c.clip_id, c.start_ms, np.roll(wave, 9 * i)) for i, c in enumerate(clips)]
+    )
+    first = Store([tmp_path / "a.h5"])
+    for k, name in enumerate(["Y{clip_id}", "{ytid}", "{ytid}_{start}"]):
+        assert export_folder([tmp_path / "a.h5"], tmp_path / f"folder-{k}", name=name) == 3
+        acquire(tmp_path, clips, local(folders=[str(tmp_path / f"folder-{k}")]))
+        found = Store([tmp_path / "0000.h5"])
+        assert all(np.array_equal(found[i], first[i]) for i in range(3))
+        for old in (tmp_path / "0000.h5", tmp_path / ".work" / "0000" / "finished.h5"):
+            old.unlink()
+    acquire(tmp_path, clips, local(hdf5=[str(tmp_path / "a.h5")]))  # shards made elsewhere are a source as they are
+    assert (tmp_path / "0000.h5").stat().st_size >= (tmp_path / "a.h5").stat().st_size
+    for old in (tmp_path / "0000.h5", tmp_path / ".work" / "0000" / "finished.h5"):
+        old.unlink()
+    assert export_hdf5([tmp_path / "a.h5"], tmp_path / "mp3.h5") == 3
+    acquire(tmp_path, clips, local(hdf5=[str(tmp_path / "mp3.h5")]))
+    found = Store([tmp_path / "0000.h5"])
+    for i in range(3):
+        mine, theirs = (s[i][1000:150_000].astype(float) for s in (first, found))
+        assert np.abs(mine - theirs).max() < 1000  # mp3 is lossy, but in time and level it is the same clip
+    with pytest.raises(UserError, match="would both be same.flac"):
+        export_folder([tmp_path / "a.h5"], tmp_path / "x", name="same")
 
 
 def test_odd_local_files_never_stop_the_shard(tmp_path):

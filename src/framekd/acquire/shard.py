@@ -27,8 +27,8 @@ LONGEST_WAIT = 900.0
 MARGIN = 0.1  # seconds by which media may end before what their header says
 
 
-class RateLimited(RuntimeError):
-    """The host wants a pause: what came is kept, and running the same command later goes on from there."""
+class RateLimited(UserError):
+    """The host wants a pause, and the user has to wait: what came is kept, and the same command goes on from there."""
 
 
 class Queue:

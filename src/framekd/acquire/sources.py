@@ -1,4 +1,5 @@
-"""Audio that a lab already has: folders of files under several naming schemes, and PaSST's HDF5 files of mp3 bytes."""
+"""Audio that a lab already has: folders of files under several naming schemes, PaSST's HDF5 files of mp3 bytes, and
+shards of this project."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import numpy as np
 from framekd.audio import EXTENSIONS, DecodeError, decode
 from framekd.config import UserError
 from framekd.manifest import Clip
+from framekd.store import FORMAT, Shard
 
 CLIP_SECONDS = 12.0
 """A local file named by its video alone is the clip itself up to this length, and the whole video if it is longer."""
@@ -104,9 +106,33 @@ class Mp3File:
         return decode(data, channel="first")[: round(CLIP_SECONDS * 16_000)]
 
 
-Source = Folder | Mp3File
+class Stored:
+    """Shards of this project, made elsewhere."""
+
+    name = "store"
+
+    def __init__(self, path: str | Path) -> None:
+        self.shard = Shard(path)
+        self.rows = {name: row for row, name in enumerate(self.shard.ids)}
+
+    def read(self, clip: Clip) -> np.ndarray | None:
+        """The clip's samples (int16), or None if the shard does not have it."""
+        row = self.rows.get(clip.clip_id)
+        return None if row is None else self.shard[row]
+
+
+Source = Folder | Mp3File | Stored
+
+
+def _hdf5(path: str) -> Source:
+    try:
+        with h5py.File(path, "r") as file:
+            ours = file.attrs.get("format") == FORMAT
+    except OSError:
+        ours = False  # told by Mp3File
+    return Stored(path) if ours else Mp3File(path)
 
 
 def open_sources(folders: Iterable[str], hdf5: Iterable[str]) -> list[Source]:
     """The local sources in the order in which they are asked."""
-    return [*map(Folder, folders), *map(Mp3File, hdf5)]
+    return [*map(Folder, folders), *map(_hdf5, hdf5)]
