@@ -207,7 +207,7 @@ def test_exported_layouts_come_back_in(tmp_path):
     for i in range(3):
         mine, theirs = (s[i][1000:150_000].astype(float) for s in (first, found))
         assert np.abs(mine - theirs).max() < 1000  # mp3 is lossy, but in time and level it is the same clip
-    with pytest.raises(UserError, match="would both be same.flac"):
+    with pytest.raises(UserError, match=r"would both be same\.flac"):
         export_folder([tmp_path / "a.h5"], tmp_path / "x", name="same")
 
 
@@ -300,6 +300,21 @@ def test_two_processes_cannot_acquire_one_shard(media, tmp_path):
     (tmp_path / ".work" / "0000").mkdir(parents=True)
     with filelock.FileLock(tmp_path / ".work" / "0000" / "lock"), pytest.raises(UserError, match="another process"):
         acquire(tmp_path, wanted(1), downloads())
+
+
+def test_cookies_open_what_was_behind_an_age_check(media, tmp_path):
+    (tmp_path / "cookies.txt").write_text("# Netscape HTTP Cookie File\n")
+    page = b"<!doctype html><html><body>members only</body></html>"
+    with host.MediaServer({video(i): media[i] for i in range(3)}) as server:
+        server.faults = {video(0): host.status(403), video(1): host.body(page, "text/html")}
+        found = acquire(tmp_path, wanted(3), downloads(), url=server.url)
+        assert [found[c.clip_id].state.value for c in wanted(3)] == ["private", "corrupt", "ok"]
+        server.faults, before = {}, server.requests.copy()
+        acquire(tmp_path, wanted(3), downloads(), url=server.url)
+        assert server.requests == before
+        cookies = downloads(cookies=str(tmp_path / "cookies.txt"))
+        found = acquire(tmp_path, wanted(3), cookies, url=server.url)
+    assert [found[c.clip_id].state.value for c in wanted(3)] == ["ok", "corrupt", "ok"]
 
 
 def test_a_torn_journal_is_mended(media, tmp_path):

@@ -207,11 +207,7 @@ def _acquire(job: _Job, clips: Sequence[Clip], work: Path) -> None:
     if sources:
         found = _in_threads(lambda clip: job.local(clip, sources), missing, audioset.download.workers)
         missing = [clip for clip, there in zip(missing, found) if not there]
-    fresh = [
-        c
-        for c in missing
-        if c.clip_id not in known or retryable(known[c.clip_id].state) or _local_fault(known[c.clip_id])
-    ]
+    fresh = [c for c in missing if c.clip_id not in known or _again(known[c.clip_id], audioset.download)]
     if not audioset.download.enabled:
         for clip in fresh:
             if clip.clip_id not in known or not _local_fault(known[clip.clip_id]):
@@ -233,7 +229,14 @@ def _acquire(job: _Job, clips: Sequence[Clip], work: Path) -> None:
 
 
 def _local_fault(entry: Entry) -> bool:
-    return entry.state is State.CORRUPT and entry.source in ("folder", "hdf5")
+    return entry.state is State.CORRUPT and entry.source in ("folder", "hdf5", "store")
+
+
+def _again(entry: Entry, settings: config.Download) -> bool:
+    """Whether a download may change the state: by itself, or because the user has now given cookies or a proxy."""
+    opened = entry.state in (State.AGE, State.PRIVATE) and bool(settings.cookies)
+    moved = entry.state is State.GEO and bool(settings.proxy)
+    return retryable(entry.state) or _local_fault(entry) or opened or moved
 
 
 def acquire_shard(
