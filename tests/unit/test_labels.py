@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from framekd import events, labels
@@ -131,6 +132,24 @@ def test_published_vocabulary():
     weak = labels.known_weak()
     assert len(weak) == 527
     assert weak.mids[:2] == ("/m/09x0r", "/m/05zppz")
+
+
+@pytest.mark.parametrize(
+    ("read", "start"),
+    [
+        (labels.read_strong, HEADER),
+        (labels.read_weak_segments, "# c\n"),
+        (labels.read_display_names, ""),
+        (labels.read_weak_classes, "index,mid,display_name\n"),
+    ],
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.sampled_from('abk_-09./\t\n, "\r\x00\x85é'), max_size=60))
+def test_no_text_does_more_than_a_sentence(tmp_path, read, start, text):
+    path = tmp_path / "f"
+    path.write_text(start + text, newline="")
+    with contextlib.suppress(UserError):
+        read(path)
 
 
 def strong_pair(folder: Path, train: list[str], evaluated: list[str]) -> tuple[Path, Path, Path]:
