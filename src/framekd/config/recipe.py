@@ -53,8 +53,9 @@ class Recipe(Block):
     sampler_offset: float = field(30.0, "balanced sampling: weight of a class is 1000 / (offset + its count)", ge=0)
     replacement: bool = field(True, "balanced sampling draws with replacement (without, nothing is balanced)")
     distillation_weight: float = field(0.0, "share of the loss on the ensemble's soft labels", **Probability)
-    head_init: Literal["default", "normal"] = field(
-        "default", "new heads: PyTorch's default, or N(0, 0.01) with bias 0"
+    head_init: Literal["default", "normal", "prior"] = field(
+        "default",
+        "new heads: PyTorch's default; N(0, 0.01) with bias 0; or the default with the bias at each class's log odds",
     )
     random_crop: bool = field(True, "clips longer than 10 s are cut at random in training, labels moved with the cut")
     precision: Literal["bf16", "fp16", "fp32"] = field(

@@ -46,9 +46,9 @@ def _train_one(
 ) -> None:
     model = start_from(
         start,
-        n_classes=len(clips.classes),
+        clips,
+        recipe,
         sequence_model=block.get("sequence_model"),
-        head_std=0.01 if recipe.head_init == "normal" else None,
         generator=torch_generator(seed, "init"),
     )
     kept, held = split(clips, recipe.validation_share, seed=seed)
