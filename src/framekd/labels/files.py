@@ -1,96 +1,19 @@
-"""AudioSet's published label files: strict readers, and the class lists that follow from them (Sec. 3.1).
-
-A clip is named ``{ytid}_{start in ms}`` everywhere, in the strong files as in the weak ones (which spell the same thing
-in three columns). YouTube ids may hold underscores and may begin with a hyphen.
-"""
+"""Strict readers of AudioSet's published label files; an error names the file, the line and what was expected."""
 
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from framekd.config import UserError
+from framekd.labels.classes import ClassList, check_classes, derive_classes
+from framekd.labels.ids import clip_id, parse_clip_id, valid_mid
 
 STRONG_HEADER = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
-_YTID = re.compile(r"[A-Za-z0-9_-]{11}")
-_CLIP = re.compile(r"([A-Za-z0-9_-]{11})_(0|[1-9][0-9]{0,8})")
-_MID = re.compile(r"/[a-z]{1,2}/[A-Za-z0-9_]{1,24}")
-
-
-@dataclass(frozen=True)
-class ClassList:
-    """Classes in their order: the index of a class is its row in every score and target array."""
-
-    mids: tuple[str, ...]
-    names: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.mids) != len(self.names):
-            raise ValueError(f"a class list needs one name per id, not {len(self.names)} for {len(self.mids)}")
-        for what, values in (("ids", self.mids), ("names", self.names)):
-            if len(set(values)) != len(values):
-                twice = sorted({v for v in values if values.count(v) > 1})
-                raise ValueError(f"class {what} occur twice: {', '.join(twice[:5])}")
-
-    @classmethod
-    def of(cls, names: Iterable[str]) -> ClassList:
-        """A list of classes that have no ids but their names (downstream tasks)."""
-        names = tuple(names)
-        return cls(names, names)
-
-    def __len__(self) -> int:
-        return len(self.mids)
-
-    def __contains__(self, mid: object) -> bool:
-        return mid in self._positions
-
-    @cached_property
-    def _positions(self) -> dict[str, int]:
-        return {mid: i for i, mid in enumerate(self.mids)}
-
-    def index(self, mid: str) -> int:
-        """Row of the class with id `mid`; KeyError if it is not in the list."""
-        return self._positions[mid]
-
-    def positions(self, mids: Iterable[str]) -> np.ndarray:
-        """Rows of `mids`, -1 where a class is not in the list: int32."""
-        return np.fromiter((self._positions.get(m, -1) for m in mids), np.int32)
-
-    def select(self, mids: Iterable[str]) -> ClassList:
-        """The classes among `mids`, in this list's order."""
-        wanted = set(mids)
-        keep = [i for i, m in enumerate(self.mids) if m in wanted]
-        return ClassList(tuple(self.mids[i] for i in keep), tuple(self.names[i] for i in keep))
-
-
-def valid_ytid(text: str) -> bool:
-    """Whether `text` is a YouTube id: eleven letters, digits, underscores or hyphens."""
-    return _YTID.fullmatch(text) is not None
-
-
-def clip_id(ytid: str, start_ms: int) -> str:
-    """The name of the clip of video `ytid` that begins `start_ms` milliseconds into it."""
-    if not valid_ytid(ytid) or start_ms < 0:
-        raise ValueError(f"not a clip: video {ytid[:40]!r} at {start_ms} ms")
-    return f"{ytid}_{start_ms}"
-
-
-def parse_clip_id(text: str) -> tuple[str, int]:
-    """`text` as (YouTube id, start in milliseconds); ValueError in one sentence for anything else."""
-    match = _CLIP.fullmatch(text)
-    if match is None:
-        raise ValueError(
-            f"{text[:40]!r} is not a segment id; expected the 11 characters of a YouTube id, an underscore "
-            "and the start in milliseconds"
-        )
-    return match[1], int(match[2])
 
 
 @dataclass(frozen=True)
@@ -156,7 +79,7 @@ class _Ids:
     def __init__(self) -> None:
         self.number: dict[str, int] = {}
 
-    def of(self, text: str, check) -> int:
+    def of(self, text: str, check: Callable[[str], object]) -> int:
         found = self.number.get(text)
         if found is None:
             check(text)
@@ -165,7 +88,7 @@ class _Ids:
 
 
 def _check_mid(text: str) -> None:
-    if _MID.fullmatch(text) is None:
+    if not valid_mid(text):
         raise ValueError(f"{text[:40]!r} is not a class id; expected one such as '/m/09x0r'")
 
 
@@ -258,7 +181,7 @@ def read_display_names(path: str | Path) -> dict[str, str]:
         if not line:
             continue
         mid, tab, name = line.partition("\t")
-        if not tab or not name or _MID.fullmatch(mid) is None:
+        if not tab or not name or not valid_mid(mid):
             raise UserError(f"{path}: line {number}: expected a class id, a tab and a name, not {line[:80]!r}")
         if mid in names or name in names.values():
             raise UserError(f"{path}: line {number}: {mid} {name!r} occurs twice")
@@ -275,21 +198,11 @@ def read_weak_classes(path: str | Path) -> ClassList:
     mids: list[str] = []
     names: list[str] = []
     for number, row in enumerate(rows, 2):
-        if len(row) != 3 or row[0] != str(len(mids)) or _MID.fullmatch(row[1]) is None:
+        if len(row) != 3 or row[0] != str(len(mids)) or not valid_mid(row[1]):
             raise UserError(f"{path}: line {number}: expected {len(mids)}, a class id and a name, not {row}")
         mids.append(row[1])
         names.append(row[2])
     return ClassList(tuple(mids), tuple(names))
-
-
-def derive_classes(labels: Iterable[str], names: dict[str, str], *, source: str = "labels") -> ClassList:
-    """The class list of the mids that occur: sorted by display name, as the authors' lists are."""
-    found = set(labels)
-    unknown = sorted(found - names.keys())
-    if unknown:
-        raise UserError(f"{source}: no display name for {', '.join(unknown[:5])} in mid_to_display_name.tsv")
-    mids = sorted(found, key=lambda m: names[m])
-    return ClassList(tuple(mids), tuple(names[m] for m in mids))
 
 
 def strong_classes(
@@ -314,62 +227,3 @@ def strong_classes(
 def read_strong_labels(path: str | Path) -> list[str]:
     """The mids that occur in a strong TSV."""
     return read_strong(path).labels
-
-
-def check_classes(
-    train: ClassList, evaluated: ClassList, common: ClassList, *, expected: tuple[int, int, int] | None
-) -> tuple[ClassList, ClassList, ClassList]:
-    """Return the three lists if they are as expected (see :func:`strong_classes`)."""
-    found = (len(train), len(evaluated), len(common))
-    if expected is None:
-        return train, evaluated, common
-    if tuple(expected) == PUBLISHED_COUNTS:
-        for what, derived, known in zip(
-            ("training", "evaluation", "common"), (train, evaluated, common), known_strong()
-        ):
-            lost, new = sorted(set(known.mids) - set(derived.mids)), sorted(set(derived.mids) - set(known.mids))
-            if lost or new:
-                raise UserError(
-                    f"the strong {what} file has {len(derived)} classes where {len(known)} are published "
-                    f"(missing: {', '.join(lost[:5]) or 'none'}; unknown: {', '.join(new[:5]) or 'none'}); "
-                    "is a label file cut off? For a subset, write audioset: {expected_classes: null}"
-                )
-    if found != tuple(expected):
-        raise UserError(
-            f"the strong label files have {found[0]} training, {found[1]} evaluation and {found[2]} common classes, "
-            f"where audioset.expected_classes says {list(expected)}; "
-            f"write audioset: {{expected_classes: {list(found)}}} or null"
-        )
-    return train, evaluated, common
-
-
-PUBLISHED_COUNTS = (447, 416, 407)
-
-
-def _vocabulary(name: str) -> list[dict[str, str]]:
-    text = resources.files("framekd").joinpath("vocabulary", name).read_text(encoding="utf-8")
-    header, *rows = (line.split("\t") for line in text.splitlines())
-    return [dict(zip(header, row)) for row in rows]
-
-
-@lru_cache(maxsize=1)
-def known_strong() -> tuple[ClassList, ClassList, ClassList]:
-    """The published strong classes without any file: (447 train, 416 eval, 407 common), sorted by display name."""
-    rows = _vocabulary("strong_labels.tsv")
-
-    def those(keep) -> ClassList:
-        kept = [row for row in rows if keep(row)]
-        return ClassList(tuple(row["mid"] for row in kept), tuple(row["name"] for row in kept))
-
-    return (
-        those(lambda row: row["train"] == "1"),
-        those(lambda row: row["eval"] == "1"),
-        those(lambda row: row["train"] == row["eval"] == "1"),
-    )
-
-
-@lru_cache(maxsize=1)
-def known_weak() -> ClassList:
-    """The 527 published weak classes in their order, without any file."""
-    rows = _vocabulary("weak_labels.tsv")
-    return ClassList(tuple(row["mid"] for row in rows), tuple(row["name"] for row in rows))
