@@ -1,8 +1,9 @@
 """Frozen transformers: features once, then the heads of all runs as one batched problem.
 
 The transformer is in evaluation mode and never changes, so each crop's sequence is computed once. Clips longer than
-10 s give crops every 5 s in place of crops drawn at random. Runs (seeds, folds) differ only in their first heads,
-their clips and the order of these: they are trained side by side, each with its own loss, gradients and optimiser.
+10 s give crops every 5 s in place of crops drawn at random (every 10 s where the recipe has random_crop off). Runs
+(seeds, folds) differ only in their first heads, their clips and the order of these: they are trained side by side, each
+with its own loss, gradients and optimiser.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def compute(model: FrameModel, problem: Problem, recipe: Recipe, *, device: torc
     trained = {part.pool for run in problem.runs for part in run.train}
     for name, pool in problem.pools.items():
         frames = -(-pool.samples // HOP)
-        starts = [crop_starts(int(n), dense=name in trained) for n in frames]
+        starts = [crop_starts(int(n), dense=name in trained and recipe.random_crop) for n in frames]
         clip = np.repeat(np.arange(len(pool)), [len(s) for s in starts])
         start = np.concatenate([np.array(s, np.int64) for s in starts])
         room = _room(len(clip) * CLIP_FRAMES * model.embed_dim * 2, device)
