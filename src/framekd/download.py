@@ -199,7 +199,7 @@ class Fetcher:
 
     def _options(self, target: Path) -> dict[str, Any]:
         options: dict[str, Any] = dict(
-            format="bestaudio/best",
+            format="bestaudio[acodec=opus]/bestaudio/best",  # Opus in WebM states its times exactly, AAC not always
             outtmpl={"default": str(target).replace("%", "%%")},
             quiet=True,
             no_warnings=True,

@@ -28,6 +28,7 @@ from framekd.acquire import (
     plan_clips,
     shard_of,
 )
+from framekd.acquire import labels as acquire_labels
 from framekd.acquire.labels import LABEL_FILES
 from framekd.acquire.sources import Folder
 from framekd.audio import decode, ffmpeg_path
@@ -98,6 +99,31 @@ def test_label_files_are_fetched_whole_and_recorded(published, tmp_path):
         fetch_labels(config.AudioSet(labels_dir=str(published)), tmp_path / "labels")
     with pytest.raises(UserError, match=r"audioset\.labels_url\.eval: .*labels_dir: FOLDER"):
         fetch_labels(config.AudioSet(labels_url=urls), tmp_path / "labels")
+
+
+def test_label_files_come_over_http_whatever_happens_on_the_way(published, tmp_path, monkeypatch):
+    monkeypatch.setattr(acquire_labels._fetch.retry, "wait", lambda state: 0.01)
+    ids = {name: f"label-{i:05d}" for i, name in enumerate(LABEL_FILES)}
+    texts = {name: (published / file).read_bytes() for name, file in LABEL_FILES.items()}
+    served = {ids[name]: host.body(text, "text/csv") for name, text in texts.items()}
+
+    def troubled(handler, number: int) -> bool:
+        kind, whole = "text/csv", texts["train_strong"]
+        trouble = [host.status(503), host.truncated(whole, kind), host.body(whole, kind)][min(number, 2)]
+        return trouble(handler, number)
+
+    served[ids["train_strong"]] = troubled
+    with host.MediaServer({}, served) as server:
+        urls = {name: server.url.format(ytid=ytid) for name, ytid in ids.items()}
+        out = fetch_labels(config.AudioSet(labels_url=urls), tmp_path / "labels")
+        assert {name: path.read_bytes() for name, path in out.items()} == texts
+        server.faults[ids["eval"]] = host.body(b"<html>log in</html>", "text/html")
+        with pytest.raises(UserError, match=r"labels_url\.eval: .* a web page came instead of the file"):
+            fetch_labels(config.AudioSet(labels_url=urls), tmp_path / "labels")
+        server.faults[ids["eval"]] = host.status(404)
+        with pytest.raises(UserError, match=r"labels_url\.eval: .*404"):
+            fetch_labels(config.AudioSet(labels_url=urls), tmp_path / "labels")
+    assert out["eval"].read_bytes() == texts["eval"]  # what was there stays
 
 
 def test_the_plan_has_every_clip_once_in_a_static_shard(published, tmp_path):
