@@ -306,6 +306,34 @@ def test_other_bad_input(change, words):
     assert words in refusal(change)
 
 
+def test_an_intersection_without_clips_is_refused():
+    assert "none of the listed clips" in refusal(lambda s, t, d, c, k: k.update(common_clips=["gone"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s, t, d, c: s.pop("f1"),
+        lambda s, t, d, c: t.pop("f1"),
+        lambda s, t, d, c: d.pop("f1"),
+        lambda s, t, d, c: t["f1"].append((0.0, 0.01, "unlisted")),
+        lambda s, t, d, c: t.update({clip: [(0.0, 1.0, "c1")] for clip in t}),
+        lambda s, t, d, c: s.update(f1=s["f1"][:-1]),
+        lambda s, t, d, c: c.append("c2"),
+    ],
+    ids=["scores", "truth", "durations", "unlisted class", "class without truth", "frames", "columns"],
+)
+def test_both_refuse(change):
+    array, truth, durations, classes = example(8, n_classes=2)
+    scores = dict(zip(truth, array))
+    change(scores, truth, durations, classes)
+    stamps = np.arange(251) * 0.04
+    with pytest.raises((ValueError, AssertionError, KeyError)):
+        reference_psds(scores, truth, durations, classes, stamps)
+    with pytest.raises(UserError):
+        psds1(scores, truth, durations, classes)
+
+
 def test_more_than_ten_seconds_need_timestamps():
     scores, truth, durations, classes = example(4, n_frames=251, n_classes=2)
     with pytest.raises(UserError, match="timestamps"):

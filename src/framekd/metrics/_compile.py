@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -23,28 +24,34 @@ def cache_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     for root in (Path(home) / "framekd", Path(tempfile.gettempdir()) / f"framekd-{os.getuid()}"):
         folder = root / "numba"
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError:
-            continue
         # In a shared temporary folder somebody else could have made it first: never load code from a stranger's folder.
-        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+        if _writable(folder) and folder.stat().st_uid == os.getuid():
             return folder
     return Path(tempfile.mkdtemp(prefix="framekd-numba-"))
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be made in the folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 @cache
 def kernels(name: str) -> ModuleType:
     """The module `framekd.metrics._<name>_kernels`: compiled on first use, loaded from the cache afterwards."""
     from filelock import FileLock
-
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     from numba.core import config
 
+    folder = cache_folder()
     settings = vars(config)  # their names are made at run time
     before = settings["CACHE_DIR"]
-    with FileLock(folder / f"{name}.lock"):
+    with ExitStack() as stack:
+        # a cache made beforehand and mounted read-only needs no lock, and cannot have one
+        if _writable(folder):
+            stack.enter_context(FileLock(folder / f"{name}.lock"))
         settings["CACHE_DIR"] = str(folder)
         try:
             return importlib.import_module(f"framekd.metrics._{name}_kernels")

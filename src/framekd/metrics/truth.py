@@ -123,6 +123,8 @@ def prepare_truth(
     check_same_clips(ground_truth=ground_truth, durations=durations)
     wanted = None if only_clips is None else set(only_clips)
     clips = [clip for clip in durations if wanted is None or clip in wanted]
+    if not clips:
+        raise UserError("There is no clip to evaluate: none of the listed clips has ground truth.")
     for clip in clips:
         if not (math.isfinite(durations[clip]) and durations[clip] > 0):
             raise UserError(f"Clip {clip} has a duration of {durations[clip]} s; it must be a positive number.")
