@@ -6,8 +6,6 @@ falls into, half open: frame = floor(25 onset) … ceil(25 offset) - 1, so that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 FRAME_RATE = 25
@@ -17,15 +15,6 @@ CLIP_FRAMES = 250
 _NOISE = (
     1e-6  # frames; decimal milliseconds times 25 carry float noise: 0.28 s is frame 7 exactly, not 7.000000000000001
 )
-
-
-@dataclass(frozen=True, order=True)
-class Event:
-    """One event: seconds within the clip and a class (an index, or a name)."""
-
-    onset: float
-    offset: float
-    label: int | str
 
 
 def merge_events(

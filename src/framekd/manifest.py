@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields, replace
@@ -165,16 +164,3 @@ def coverage(entries: Iterable[Entry]) -> dict[str, dict[str, int]]:
             counts["wanted"] += 1
             counts[entry.state.value] = counts.get(entry.state.value, 0) + 1
     return {split: out[split] for split in sorted(out)}
-
-
-def write_coverage(directory: str | Path, manifests: Iterable[str | Path]) -> dict[str, dict[str, int]]:
-    """Gather the shards' manifests into `directory`/coverage.tsv (split, state, clips, share) and coverage.json."""
-    counts = coverage(entry for path in manifests for entry in read_manifest(path))
-    rows = [
-        f"{split}\t{state}\t{n}\t{n / states['wanted']:.4f}"
-        for split, states in counts.items()
-        for state, n in states.items()
-    ]
-    write_atomically(Path(directory) / "coverage.tsv", ["split\tstate\tclips\tshare", *rows])
-    write_atomically(Path(directory) / "coverage.json", [json.dumps(counts, indent=1)])
-    return counts

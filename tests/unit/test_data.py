@@ -276,6 +276,21 @@ def test_resident_audio_gives_the_same_batches(strong):
         assert same(a.batch(step), c.batch(step))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_gpu_gives_the_same_batches(strong, resident):
+    made = recipe(augment={"wavmix": 0.5})
+    a = Loader(strong, made, seed=0, soft=Soft())
+    b = Loader(strong, made, seed=0, soft=Soft(), device="cuda", resident=resident)
+    for step in range(4):
+        mine, theirs = a.batch(step), b.batch(step)
+        assert theirs.waveform.device.type == "cuda"
+        assert theirs.ids == mine.ids
+        for name in ("waveform", "frame_labels", "clip_labels", "soft_labels", "starts", "lengths"):
+            assert torch.allclose(getattr(mine, name), getattr(theirs, name).cpu(), atol=1e-5)
+
+
 def test_windows_cover_long_files_in_order(tmp_path):
     wave = (np.arange(20 * 16000) % 20_000).astype(np.int16)
     clips = labelled(["a", "b"], Arrays([wave, wave[:1000]]), CLASSES, events={"a": [(11.0, 12.0, "/m/b")]})
