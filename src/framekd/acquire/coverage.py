@@ -49,8 +49,8 @@ def check_coverage(
     if wrong:
         raise UserError(
             f"too little audio to train on: {'; '.join(dict.fromkeys(wrong))}. Add audioset.folders or audioset.hdf5, "
-            "or run the download again; to go on with fewer clips lower audioset.min_clips, and take a class that cannot be "
-            "had out of the label files (audioset.labels_dir, with expected_classes: null)"
+            "or run the download again; to go on with fewer clips lower audioset.min_clips, and take a class that "
+            "cannot be had out of the label files (audioset.labels_dir, with expected_classes: null)"
         )
     return counts
 
