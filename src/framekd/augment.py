@@ -45,8 +45,8 @@ def augment(
     if config.mixup > 0 and generator.random() < config.mixup:
         weight, order = draw_mixture(generator, size, config.mixup_alpha)
         partner = _index(mel, order)
-        if getattr(batch, "has_frame_labels", None) is not None:
-            partner = within(partner, batch.has_frame_labels)
+        if (groups := getattr(batch, "has_frame_labels", None)) is not None:
+            partner = within(partner, groups)
         mel, labels = mixup(mel, labels, _to(mel, weight), partner)
     scale = offset = matrix = None
     if config.mixstyle > 0 and generator.random() < config.mixstyle:
@@ -68,7 +68,7 @@ def augment(
 
 
 def _with(batch: Any, labels: dict[str, Tensor]) -> Any:
-    if not is_dataclass(batch):
+    if not is_dataclass(batch) or isinstance(batch, type):
         raise TypeError(f"augment needs a dataclass of labels, not {type(batch).__name__}")
     return replace(batch, **labels) if labels else batch
 

@@ -40,7 +40,7 @@ class Optimiser:
             slots = [self.state.get(p) or self.state.setdefault(p, self._fresh(p)) for p in params]
             rates = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
             if self.recipe.optimiser == "sgd":
-                momentum = [slot["momentum_buffer"] for slot in slots]
+                momentum: list[Tensor | None] = [slot["momentum_buffer"] for slot in slots]
                 sgd(params, grads, momentum, momentum=self.recipe.momentum, dampening=0.0, nesterov=False,
                     fused=True, **rates)  # fmt: skip
             else:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ HOP = SAMPLE_RATE // FRAME_RATE
 
 @torch.no_grad()
 def logits(
-    model: nn.Module, waveform: Float[Tensor, "batch samples"], *, precision: str = "fp32"
+    model: Any, waveform: Float[Tensor, "batch samples"], *, precision: str = "fp32"
 ) -> tuple[Float[Tensor, "batch classes frames"], Float[Tensor, "batch clip_classes"]]:
     """Frame and clip logits (float32) of a model in evaluation mode; precision "bf16" or "fp16" only on a GPU."""
     mel = model.frontend(waveform)

@@ -36,7 +36,7 @@ class Fit:
 
 
 def fit(
-    model: nn.Module,
+    model: Any,
     loader: Any,
     recipe: Recipe,
     *,
@@ -87,7 +87,7 @@ def fit(
     model.to(device).train()
     optimiser = build_optimiser(model, recipe, lr=lr, depth_groups=_groups(model, recipe, depth_groups))
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision) if device.type == "cuda" else None
-    scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
+    scaler: Any = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
     if recipe.compile:
         model.compile_blocks() if hasattr(model, "compile_blocks") else model.compile()
     call = world.wrap(_Call(model, forward), device)
@@ -177,7 +177,7 @@ def fit(
         if best is not None:
             for name, value in trained(model).items():
                 value.data.copy_(best[name])
-        kept = done.step if best is None else done.best_step
+        kept = done.step if best is None else (done.best_step or 0)
         result = Fit(done.history, done.step, kept, meter.provenance(done))
         model.eval()
         if world.main:
@@ -199,7 +199,7 @@ class _Call(nn.Module):
         return self.via(self.model, mel, generator)
 
 
-def _groups(model: nn.Module, recipe: Recipe, given: Sequence[Sequence[str]] | None) -> Sequence[Sequence[str]] | None:
+def _groups(model: Any, recipe: Recipe, given: Sequence[Sequence[str]] | None) -> Sequence[Sequence[str]] | None:
     if given is None and recipe.layer_decay < 1 and hasattr(model, "depth_groups"):
         return model.depth_groups()
     return given

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from framekd.config import Recipe, UserError
 from framekd.losses import bce, distillation
@@ -63,7 +63,7 @@ def _mixed(logits: Tensor, labels: Tensor | None, batch: Any, rows: slice, recip
 
 @torch.no_grad()
 def validation_loss(
-    model: nn.Module, batches: Iterable[Any], recipe: Recipe, *, objective: str | Objective, device: torch.device | str
+    model: Any, batches: Iterable[Any], recipe: Recipe, *, objective: str | Objective, device: torch.device | str
 ) -> dict[str, float]:
     """Mean loss over `batches` in evaluation mode, as ``{"val/loss": …}``; clips weigh alike."""
     compute = resolve(objective)
@@ -82,7 +82,7 @@ def validation_loss(
     return {"val/loss": total / clips}
 
 
-def default_forward(model: nn.Module, mel: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def default_forward(model: Any, mel: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Logits of any model, whatever its head gives by itself."""
     if getattr(model, "head_outputs", "logits") == "probabilities":
         return model(mel, generator=generator, outputs="logits")
