@@ -178,7 +178,7 @@ def test_a_take_is_varied_but_the_same_sound():
     sound = np.sin(2 * np.pi * 440 * np.arange(16_000) / SAMPLE_RATE).astype(np.float32)
     takes = [vary(sound, np.random.default_rng(k)) for k in range(8)]
     pitch = [np.argmax(np.abs(np.fft.rfft(t))) * SAMPLE_RATE / len(t) for t in takes]
-    assert all(abs(p / 440 - 1) < 0.065 for p in pitch) and len({round(p) for p in pitch}) > 4
+    assert all(abs(p / 440 - 1) < 0.085 for p in pitch) and len({round(p) for p in pitch}) > 4
 
 
 def test_a_bed_has_unit_power_and_no_gaps():
@@ -223,7 +223,7 @@ def test_weak_labels_are_the_classes_of_the_events(built):
 def test_every_class_is_heard_in_training_and_evaluation(built):
     summary = built[1]
     for split in ("strong", "eval"):
-        assert len(summary["events"][split]) == 28 and min(summary["events"][split].values()) > 0
+        assert len(summary["events"][split]) == 24 and min(summary["events"][split].values()) > 0
     assert summary == json.loads((built[0] / "summary.json").read_text())
 
 
@@ -289,7 +289,7 @@ def test_another_seed_gives_other_clips(library):
 
 
 def test_a_split_too_small_for_the_classes_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"4 eval clips hold \d+ events, too few for 28 classes"):
+    with pytest.raises(UserError, match=r"4 eval clips hold \d+ events, too few for 24 classes"):
         build_audioset(tmp_path, seed=0, n_strong_train=40, n_weak_only_train=0, n_eval=4, recordings_dir=RECORDINGS)
 
 

@@ -35,12 +35,12 @@ DESED_CLASSES = {
 DCASE16_CLASSES = {
     "beep": "Beep, bleep",
     "bell": "Bell",
-    "coin": "Coin (dropping)",
     "door": "Door",
     "explosion": "Explosion",
     "glass": "Glass",
     "laughter": "Laughter",
     "plop": "Plop",
+    "scream": "Screaming",
     "snap": "Finger snapping",
     "speech": "Speech",
     "whoosh": "Whoosh, swoosh, swish",

@@ -15,8 +15,8 @@ from framekd.miniature.recordings import SAMPLE_RATE, Pool, Recording, envelope,
 EVENTS_PER_CLIP = ((1, 0.12), (2, 0.24), (3, 0.30), (4, 0.22), (5, 0.12))
 """How many events a clip has, and how often: three on average."""
 SNR_DB = (0.0, 20.0)
-_SPEED = 0.06  # ± of a recording's playing speed
-_TILT = 3.0  # ± dB across the spectrum
+_SPEED = 0.08  # ± of a recording's playing speed
+_TILT = 5.0  # ± dB across the spectrum
 _AUDIBLE_DB = -30.0  # under an event's own peak nothing counts as heard …
 _MASKED_DB = -8.0  # … nor this far under the background
 
@@ -57,7 +57,7 @@ def clip_sizes(n: int, rng: np.random.Generator) -> list[int]:
 
 
 def vary(samples: Float[np.ndarray, " samples"], rng: np.random.Generator) -> Float[np.ndarray, " varied"]:
-    """Another take of a recording: played up to 6 % faster or slower, its spectrum tilted by up to 3 dB."""
+    """Another take of a recording: played up to 8 % faster or slower, its spectrum tilted by up to 5 dB."""
     speed = 1.0 + _SPEED * rng.uniform(-1, 1)
     at = np.arange(0, len(samples) - 1, speed)
     whole = at.astype(np.int64)
