@@ -82,7 +82,12 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
         classes=CLASSES,
         title="proposed student, ATST-F",
     )
-    rows = [{"split": s, "wanted": 100, "ok": 97, "gone": 2, "corrupt": 1} for s in ("strong_train", "strong_eval")]
+    states = {"wanted": 100, "ok": 97, "gone": 2, "corrupt": 1}
+    rows = [
+        {"split": split, "class": name, "state": state, "clips": count // (1 if name is None else 2)}
+        for split, name in itertools.product(("strong_train", "strong_eval"), (None, "Dog", "Siren"))
+        for state, count in states.items()
+    ]
     write_csv(data / "coverage.tsv", rows, sep="\t")
     for stage, seconds in {"teacher": 300.0, "student": 500.0, "evaluate": 42.0}.items():
         write_csv(results / "benchmarks" / stage / "proposed.tsv", [{"s": seconds, "max_rss": 900.0}], sep="\t")

@@ -84,7 +84,8 @@ def test_curves_classes_clips_coverage_and_time_are_on_it(page):
     assert "training loss, teachers, 10 runs" in text and "training loss, students, 10 runs" in text
     assert all(f">{name}</text>" in text for name in CLASSES)
     assert text.count('class="timeline"') == 2 and text.count("data:image/png") == 2 and "students, proposed" in text
-    assert "<td>97</td>" in text and "14.0 minutes" in text
+    assert "<td>strong_eval</td><td>100</td><td>97</td>" in text and "<td>Siren</td><td>50</td><td>48</td>" in text
+    assert "14.0 minutes" in text
 
 
 def test_it_says_what_the_run_was_not(page):
@@ -135,6 +136,11 @@ def test_true_classes_are_shown_before_the_strongest_others():
     assert set(figures.shown_classes(clip, CLASSES, threshold=0.5)) == wanted
     silent = clip.__class__("x", clip.waveform, [], np.zeros_like(clip.scores))
     assert len(figures.shown_classes(silent, CLASSES, threshold=0.5)) == 2
+
+
+def test_long_class_names_are_cut():
+    assert figures.short("Bird vocalization, bird call, bird song") == "Bird vocalization"
+    assert figures.short("Fixed-wing aircraft flying very low, airplane") == "Fixed-wing aircraft f…"
 
 
 def test_detections_are_shown_at_a_level_that_the_scores_reach():

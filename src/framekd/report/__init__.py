@@ -50,7 +50,7 @@ def write_report(
         orderings=_orderings(found),
         significance=_significance(found),
         figures=_figures(found, threshold, list(config.models)),
-        coverage=_strings(found.coverage),
+        coverage=_coverage(found.coverage),
         times=_times(found),
         missing=found.missing,
     )
@@ -211,9 +211,25 @@ def _significance(found: Findings) -> dict[str, Any] | None:
     }
 
 
-def _strings(frame: pd.DataFrame | None) -> dict[str, Any] | None:
+def _coverage(frame: pd.DataFrame | None) -> list[dict[str, Any]] | None:
+    """Clips by split and state as tables: of all classes together, then a class a line; other layouts as they are."""
     if frame is None:
         return None
+    if set(frame.columns) != {"split", "class", "state", "clips"}:
+        return [{"title": "", **_strings(frame)}]
+    out = []
+    single = frame["class"].notna()
+    for title, part in (("", frame[~single]), ("class by class", frame[single & (frame["clips"] > 0)])):
+        if len(part):
+            keys = ["split"] if not title else ["split", "class"]
+            wide = part.pivot_table(
+                index=keys, columns="state", values="clips", aggfunc="sum", fill_value=0, sort=False
+            )
+            out.append({"title": title, **_strings(wide.reset_index())})
+    return out
+
+
+def _strings(frame: pd.DataFrame) -> dict[str, Any]:
     shown = frame.astype(object).where(frame.notna(), "")
     return {"columns": list(frame.columns), "lines": shown.values.tolist()}
 
@@ -239,7 +255,8 @@ def _figures(found: Findings, threshold: float | None, models: list[str]) -> dic
     if found.classes is not None:
         frame = found.classes
         keys = [name for name in ("stage", "setting") if name in frame]
-        for key, part in frame.groupby(keys, sort=False) if keys else [((), frame)]:
+        groups = frame.groupby(keys, sort=False) if keys else [((), frame)]
+        for key, part in sorted(groups, key=lambda group: group[0] != ("students", "proposed")):
             words = [tables.title_of(word) for word in key]
             name = ", ".join(words) or "all"
             out["classes"].append(

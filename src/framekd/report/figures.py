@@ -12,6 +12,7 @@ import pandas as pd
 from cycler import cycler
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from framekd.examples import SAMPLE_RATE, Example, Examples
 
@@ -41,11 +42,12 @@ STYLE: Any = {
 }
 
 
-def _svg(figure: Figure, label: str) -> str:
+def _svg(figure: Figure, label: str, *, tight: bool = True) -> str:
     """The figure as an inline SVG element: no XML head, colours of the page, `label` for screen readers."""
     FigureCanvasSVG(figure)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, transparent=True)
+    box = {"bbox_inches": "tight", "pad_inches": 0.02} if tight else {}
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True, **box)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor").replace(FAINT, "var(--line)")
     clean = label.replace("&", "and").replace("<", "").replace('"', "'")
@@ -115,6 +117,7 @@ def curves(histories: Mapping[tuple[str, str, str], pd.DataFrame], *, column: st
                         if len(series):
                             axis.plot(*_thin(series))
                 axis.set_title(model if setting == settings[0] else "")
+                axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
                 axis.grid(color=FAINT, lw=0.4)
             row[0].set_ylabel(setting)
         figure.supxlabel("step", fontsize=8)
@@ -151,6 +154,12 @@ def _runs(active: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
 
 
+def short(name: str, most: int = 22) -> str:
+    """A class name that fits beside a line: its first synonym, cut where that is still long."""
+    first = name.split(", ")[0]
+    return first if len(first) <= most else first[: most - 1] + "…"
+
+
 def shown_classes(clip: Example, classes: Sequence[str], *, threshold: float, most: int = 6) -> list[str]:
     """The classes worth a line: the true ones first, then those with the highest scores."""
     true = list(dict.fromkeys(name for _, _, name in sorted(clip.events) if name in classes))
@@ -165,8 +174,12 @@ def timeline(clip: Example, examples: Examples, *, threshold: float) -> str:
     with matplotlib.rc_context(STYLE):
         names = shown_classes(clip, examples.classes, threshold=threshold)
         seconds = len(clip.waveform) / SAMPLE_RATE
-        figure = Figure(figsize=(9.2, 1.5 + 0.42 * len(names)), layout="constrained")
+        height = 1.6 + 0.42 * len(names)
+        figure = Figure(figsize=(9.2, height))
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.25, 0.42 * len(names)])
+        figure.subplots_adjust(
+            left=0.16, right=0.99, top=0.99, bottom=0.45 / height, hspace=0.06
+        )  # the same for all clips, so that they line up
         image = _log_mel(clip.waveform)
         top.imshow(image, aspect="auto", origin="lower", cmap="magma", extent=(0, seconds, 0, 64))
         top.set_yticks([])
@@ -184,11 +197,11 @@ def timeline(clip: Example, examples: Examples, *, threshold: float) -> str:
             ]
             bottom.broken_barh(spans, (base, 0.13), color=COLOURS[1], lw=0)
             bottom.plot(time, base + 0.9 * score, color=INK, lw=0.9)
-        bottom.set_yticks(np.arange(len(names)) + 0.45, names[::-1])
+        bottom.set_yticks(np.arange(len(names)) + 0.45, [short(name) for name in names[::-1]])
         bottom.tick_params(axis="y", length=0)
         bottom.set_ylim(0, len(names))
         bottom.set_xlim(0, seconds)
         for base in range(1, len(names)):
             bottom.axhline(base - 0.03, color=FAINT, lw=0.5)
         bottom.set_xlabel("seconds")
-        return _svg(figure, f"scores and events of clip {clip.id}")
+        return _svg(figure, f"scores and events of clip {clip.id}", tight=False)
