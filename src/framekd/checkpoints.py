@@ -29,7 +29,13 @@ from framekd.models.reference import load_reference
 FORMAT = "framekd-checkpoint-1"
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
 HEADS = ("frame_head.", "clip_head.")
-NOT_THE_ENCODERS = ("rnn_hidden", "dropout", "attention_dropout", "layerdrop")  # its weights do not depend on them
+NOT_THE_ENCODERS = (
+    "rnn_hidden",
+    "rnn_layers",
+    "dropout",
+    "attention_dropout",
+    "layerdrop",
+)  # its weights do not depend on them
 
 __all__ = [
     "fetch",

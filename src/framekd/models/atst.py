@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from framekd.config import UserError
 from framekd.models.frame import Encoder, ReferenceLayout
+from framekd.models.linear import Linear
 from framekd.models.mel import DecibelMel
 from framekd.models.transformer import NORM_EPS, blocks, tokens
 
@@ -33,7 +34,7 @@ class Atst(Encoder):
         self.embed_dim = width
         self.mask_embed = tokens(1, width)  # only self-supervised training uses it; kept for the published files
         self.pos_embed = tokens(POSITIONS + 1, width)  # entry 0 is unused
-        self.patch_embed = nn.Linear(PATCH_FRAMES * 64, width)
+        self.patch_embed = Linear(PATCH_FRAMES * 64, width)
         self.blocks = blocks(width, depth, heads, mlp, qkv_bias=False)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from framekd.config import UserError
 from framekd.models.frame import Encoder, ReferenceLayout
+from framekd.models.linear import Linear
 from framekd.models.mel import KaldiMel
 
 PATCH = 16
@@ -40,11 +41,11 @@ class GatedAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-        self.grep_linear = nn.Linear(width // heads, 8)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
+        self.grep_linear = Linear(width // heads, 8)
         self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
 
     def forward(self, x: Tensor, bias: Float[Tensor, "1 heads tokens tokens"], *, dropout: float) -> Tensor:
@@ -73,8 +74,8 @@ class PostNormBlock(nn.Module):
         self.residual = residual
         self.self_attn = GatedAttention(width, heads)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, bias: Tensor, dropout: float = 0.0, attention_dropout: float = 0.0) -> Tensor:
@@ -142,7 +143,7 @@ class Beats(Encoder):
         self.embed_dim = width
         self.patch_embedding = nn.Conv2d(1, patch_dim, kernel_size=PATCH, stride=PATCH, bias=False)
         self.layer_norm = nn.LayerNorm(patch_dim)
-        self.post_extract_proj = nn.Linear(patch_dim, width)
+        self.post_extract_proj = Linear(patch_dim, width)
         self.pos_conv = PositionConv(width, pos_kernel, pos_groups)
         self.position_norm = nn.LayerNorm(width)
         self.relative_bias = nn.Embedding(BUCKETS, heads)

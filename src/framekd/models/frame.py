@@ -121,8 +121,8 @@ class FrameModel(nn.Module):
         features = encoder.embed_dim
         self.rnn: nn.GRU | None = None
         if sequence_model == "bigru":
-            hidden = int(sizes["rnn_hidden"])
-            self.rnn = nn.GRU(features, hidden, num_layers=2, batch_first=True, bidirectional=True)
+            hidden, layers = int(sizes["rnn_hidden"]), int(sizes["rnn_layers"])
+            self.rnn = nn.GRU(features, hidden, num_layers=layers, batch_first=True, bidirectional=True)
             features = 2 * hidden
         self.frame_head = nn.Linear(features, n_classes)
         self.clip_head = nn.Linear(features, n_clip_classes)
@@ -347,7 +347,7 @@ def resolve_sizes(name: str, defaults: Mapping[str, Any], sizes: Mapping[str, An
 
     Raises UserError for a key that the model does not have, and for heads that do not divide the width.
     """
-    given = dict(sizes or {})
+    given, defaults = dict(sizes or {}), {**defaults, "rnn_layers": defaults.get("rnn_layers", 2)}
     allowed = sorted({*defaults, "mlp_ratio"})
     unknown = sorted(set(given) - set(allowed))
     if unknown:

@@ -70,11 +70,10 @@ class FrontEnd(nn.Module):
         raise NotImplementedError
 
 
-def power_spectrum(frames: Float[Tensor, "batch frames taps"], *, n_fft: int) -> Tensor:
-    """|FFT|² of windowed frames, zero padded to n_fft: [batch, frames, n_fft/2 + 1]."""
-    spectrum = torch.view_as_real(torch.fft.rfft(frames, n=n_fft))
-    real, imaginary = spectrum.unbind(-1)
-    return torch.addcmul(real * real, imaginary, imaginary)
+def power_spectrum(frames: Float[Tensor, "batch frames taps"]) -> Float[Tensor, "batch frames half"]:
+    """|FFT|² of windowed frames, zero padded already: [batch, frames, taps/2 + 1]."""
+    squares = torch.view_as_real(torch.fft.rfft(frames)).square_()
+    return squares[..., 0] + squares[..., 1]
 
 
 def framed(waveform: Float[Tensor, "batch samples"], *, length: int, centred: bool) -> Tensor:
@@ -104,7 +103,7 @@ class DecibelMel(FrontEnd):
 
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
         frames = framed(waveform, length=1024, centred=True) * self.window
-        power = self.banks @ power_spectrum(frames, n_fft=1024).transpose(1, 2)
+        power = self.banks @ power_spectrum(frames).transpose(1, 2)
         decibels = power.clamp_(min=1e-10).log10_().mul_(10.0)
         floor = (decibels.amax(dim=(1, 2), keepdim=True) - 80.0).clamp_(min=-50.0)
         decibels = decibels.maximum(floor).clamp_(max=80.0)
@@ -146,10 +145,10 @@ class KaldiMel(FrontEnd):
         frames = frames - frames.mean(dim=2, keepdim=True)
         # Emphasis before the taper, product rounded before the difference: frames at the edge of digital silence
         # consist of rounding, and come out as Kaldi's. The first sample needs no rule, taper[0] is 0.
-        tapered = frames.clone()
-        tapered[..., 1:].sub_(frames[..., :-1] * 0.97)
-        tapered.mul_(self.taper)
-        power = self.banks @ power_spectrum(tapered, n_fft=512).transpose(1, 2)
+        tapered = F.pad(frames, (0, 112))  # to the 512 points of the FFT
+        tapered[..., 1:400].sub_(frames[..., :-1] * 0.97)
+        tapered[..., :400].mul_(self.taper)
+        power = self.banks @ power_spectrum(tapered).transpose(1, 2)
         return power.clamp_(min=FLOOR).log_().sub_(self.mean).div_(2.0 * self.std)
 
 
@@ -172,7 +171,7 @@ class EmphasisMel(FrontEnd):
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
         emphasised = waveform[:, 1:] - waveform[:, :-1] * 0.97
         frames = framed(emphasised, length=512, centred=True) * self.window
-        power = self.filters(generator) @ power_spectrum(frames, n_fft=512).transpose(1, 2)
+        power = self.filters(generator) @ power_spectrum(frames).transpose(1, 2)
         return power.clamp_(min=1e-7).log_().add_(4.5).div_(5.0)
 
     def filters(self, generator: torch.Generator | None) -> Tensor:
@@ -203,7 +202,7 @@ class SlaneyMel(FrontEnd):
 
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
         frames = framed(waveform, length=400, centred=True) * self.window
-        power = self.banks @ power_spectrum(frames, n_fft=400).transpose(1, 2)
+        power = self.banks @ power_spectrum(frames).transpose(1, 2)
         return power.add_(FLOOR).log_()
 
 
