@@ -349,7 +349,7 @@ def test_files_with_code_or_damage_are_refused(tmp_path, capsys):
     torch.save({"weight": Trap()}, tmp_path / "trap.pt")
     with pytest.raises(UserError, match=r"trap.pt is refused: .*would run its code"):
         read_weights(tmp_path / "trap.pt")
-    (tmp_path / "old.pt").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(Trap(), protocol=2))
     with pytest.raises(UserError, match=r"old.pt is"):
         read_weights(tmp_path / "old.pt")
     assert "ran" not in capsys.readouterr().out
