@@ -147,3 +147,21 @@ def test_frozen_parameters_are_left_out_and_all_frozen_is_refused():
 def test_decay_spares_vectors():
     optimiser = build_optimiser(small(), Recipe(optimiser="adamw", weight_decay=0.1), lr=1.0)
     assert {(p.ndim, g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]} == {(2, 0.1), (1, 0.0)}
+
+
+def test_fp16_scaling_works_with_it():
+    """A scaler undoes its factor before the step, and skips a step whose gradients overflow."""
+    model, reference = small(), small()
+    optimiser, plain = (build_optimiser(m, Recipe(), lr=0.1) for m in (model, reference))
+    scaler, x = torch.amp.GradScaler("cpu", init_scale=1024.0), torch.ones(4, 7)
+    for scale in (1.0, float("inf"), 1.0):
+        optimiser.zero_grad()
+        scaler.scale(scale * model(x).square().sum()).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        if scale == 1.0:
+            plain.zero_grad()
+            reference(x).square().sum().backward()
+            plain.step()
+    assert scaler.get_scale() == 512.0
+    assert all(torch.allclose(a, b) for a, b in zip(model.parameters(), reference.parameters()))

@@ -11,7 +11,7 @@ from training_runs import CLASSES, FRAMES, SIZES, Soft, clips, together
 from framekd.config import Recipe, UserError
 from framekd.data import Loader, MixedLoader, chunks
 from framekd.models import build_model
-from framekd.train import derive, fit, launch, numpy_generator, torch_generator, validation_loss
+from framekd.train import Stopped, derive, fit, launch, numpy_generator, torch_generator, validation_loss
 
 RECIPE = dict(epochs=2, epoch_clips=40, batch_size=8, warmup_steps=2)
 
@@ -207,6 +207,23 @@ def test_history_and_provenance(tmp_path):
     assert all(math.isfinite(line["train/loss"]) for line in lines)
     assert done[0] is result and result.provenance["device"] == "cpu" and result.provenance["hours"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history.jsonl"]
+
+
+def test_a_run_on_another_ensemble_starts_anew(tmp_path):
+    class Named(Soft):
+        identity = "the first"
+
+    def loader():
+        recipe = Recipe(**RECIPE, distillation_weight=0.9)
+        return Loader(clips(), recipe, seed=5, n_frames=FRAMES, soft=Named())
+
+    for name, steps in (("the first", 9), ("the second", 10)):
+        seen = []
+        with pytest.raises(Stopped):
+            train(tmp_path / name, loader=loader(), recipe=dict(distillation_weight=0.9), time_limit=0.0)
+        Named.identity = name
+        train(tmp_path / name, loader=loader(), recipe=dict(distillation_weight=0.9), clock=seen.append)
+        assert seen.count("data") == steps
 
 
 def test_a_finish_that_fails_keeps_the_state(tmp_path):

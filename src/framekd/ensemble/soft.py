@@ -22,9 +22,9 @@ class SoftLabels:
 
     Clips are found by clip id, ``Y<ytid>.mp3`` or ``<ytid>``; the exact name is preferred, but names that lost trailing
     letters in the authors' ``rstrip(".mp3")`` are found too. Classes are matched by id or name, whatever their order.
-    A file without a class list must have as many classes as asked for. `mask` tells which classes the file has;
-    where it lacks a class, and with ``missing_clips="labels"`` for clips that it lacks, rows are NaN, which the loss
-    takes for "no soft label". UserError for any other mismatch.
+    A file without a class list must have as many classes as asked for. `mask` tells which classes the file has, and
+    `identity` tells ensembles apart. Where it lacks a class, and with ``missing_clips="labels"`` for clips that it
+    lacks, rows are NaN, which the loss takes for "no soft label". UserError for any other mismatch.
     """
 
     def __init__(self, path: Path | str, classes: ClassList, *, missing_clips: str = "refuse") -> None:
@@ -48,6 +48,8 @@ class SoftLabels:
             self._ids = [_text(name) for name in file["clip_ids"][:]] if "clip_ids" in file else []
             names = [_text(name) for name in file.attrs.get("classes", [])]
             mids = [_text(name) for name in file.attrs.get("class_ids", [])]
+            about = self.path.stat()
+            self.identity = _text(file.attrs.get("identity", f"{about.st_size} bytes, {about.st_mtime_ns} ns"))
         if len(self.shape) != 3 or self.shape[0] != len(self._names):
             raise UserError(
                 f"{self.path}: strong_logits has shape {list(self.shape)} for {len(self._names)} file names"

@@ -183,6 +183,7 @@ class _Target:
             h5py.h5d.create(file.id, b"strong_logits", h5py.h5t.IEEE_F16LE, space, plan)
             file.attrs["classes"] = list(classes.names)
             file.attrs["class_ids"] = list(classes.mids)
+            file.attrs["identity"] = self.identity
 
     def write(self, values: Float[np.ndarray, "n classes frames"]) -> None:
         """Append logits, and note that they are there once they are on the disk."""

@@ -83,6 +83,7 @@ def fit(
     if recipe.select == "best_loss" and validation is None:
         raise UserError("select: best_loss needs a validation; write select: last")
     about = {"recipe": recipe.model_dump(), "lr": lr, "seed": seed, "steps": total, "objective": _name(objective)}
+    about["soft"] = getattr(getattr(loader, "soft_source", None), "identity", None)
     run = digest(model, about | {"more": identity or {}})
     model.to(device).train()
     optimiser = build_optimiser(model, recipe, lr=lr, depth_groups=_groups(model, recipe, depth_groups))
