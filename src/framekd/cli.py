@@ -70,7 +70,7 @@ def predict(given: argparse.Namespace) -> int:
         for form in formats:
             _write(stem, form, found.events)
         if given.plot:
-            _plot(stem, found, classes)
+            _plot(stem, found, classes, given.threshold)
         print(f"{name}: {len(found.events)} events in {found.seconds:.1f} s", file=sys.stderr)
     return int(failed > 0)
 
@@ -94,10 +94,14 @@ def _write(stem: Path, form: str, events: Sequence[tuple[float, float, str, floa
     aside.replace(path)
 
 
-def _plot(stem: Path, found: Any, classes: Sequence[str]) -> None:
+def _plot(stem: Path, found: Any, classes: Sequence[str], threshold: float) -> None:
+    import numpy as np
+
+    from framekd.events import FRAME_RATE
     from framekd.plots import score_timeline
 
-    figure = score_timeline(found.probabilities, classes, title=stem.name)
+    stamps = np.arange(len(found.probabilities) + 1) / FRAME_RATE
+    figure = score_timeline(found.probabilities, classes, timestamps=stamps, threshold=threshold, title=stem.name)
     figure.savefig(stem.with_name(stem.name + ".png"), dpi=120)
 
 
