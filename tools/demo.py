@@ -117,8 +117,11 @@ def main() -> int:
     began = time.time()
     progress = Progress()
     command = [str(ROOT / ".venv" / "bin" / COMMAND[0]), *COMMAND[1:], cores, *sys.argv[1:]]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     with LOG.open("a") as log:
-        process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         watch = Watch(process.pid)
         watch.start()
         assert process.stdout is not None

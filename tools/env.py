@@ -73,7 +73,7 @@ def make() -> None:
     run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", uv.split(";")[0].strip()])
     environment = {**os.environ, "VIRTUAL_ENV": str(VENV)}
     install = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", python]
-    run([*install, "-r", str(LOCK)], env=environment)
+    run([*install, "--compile-bytecode", "-r", str(LOCK)], env=environment)  # each job starts a second sooner
     run([*install, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], env=environment)
     link_ffmpeg(python)
     STAMP.write_text(wanted() + "\n")

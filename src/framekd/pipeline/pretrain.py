@@ -102,5 +102,6 @@ def weak_map(model: FrameModel, store: Store, segments: Path, classes: Any) -> f
     scores, labels = [], []
     for batch in chunks(clips, 64):
         scores.append(model(model.frontend(batch.waveform.to(device())))[1].cpu())
+        assert batch.clip_labels is not None
         labels.append(batch.clip_labels)
     return metrics.mean_average_precision(torch.cat(scores).numpy(), torch.cat(labels).numpy()).value

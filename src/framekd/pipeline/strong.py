@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from framekd import checkpoints
 from framekd.config import Recipe, UserError
 from framekd.data import ClipSet, Loader, chunks, strong_set
 from framekd.ensemble import SoftLabels, write_ensemble
-from framekd.models import FrameModel
 from framekd.pipeline.common import classes_of, device, label_file, open_store, provenance
 from framekd.pipeline.pretrain import start_from
 from framekd.train import Fit, fit, numpy_generator, torch_generator, validation_loss
@@ -80,10 +80,10 @@ def split(clips: ClipSet, share: float, *, seed: int) -> tuple[ClipSet, ClipSet]
     return clips.select(np.sort(order[held:])), clips.select(np.sort(order[:held]))
 
 
-def validator(clips: ClipSet, recipe: Recipe) -> Callable[[FrameModel], Mapping[str, float]]:
+def validator(clips: ClipSet, recipe: Recipe) -> Callable[[nn.Module], Mapping[str, float]]:
     """Loss on held-out clips, as `fit` asks for it."""
 
-    def validation(model: FrameModel) -> Mapping[str, float]:
+    def validation(model: nn.Module) -> Mapping[str, float]:
         batches = chunks(clips, recipe.batch_size)
         return validation_loss(model, batches, recipe, objective="strong", device=device())
 
