@@ -3,6 +3,7 @@
     python benchmarks/training.py                                  (small models, a minute)
     python benchmarks/training.py --peer PATH_OF_A_CHECKOUT        (fschmid56/PretrainedSED; its packages importable)
     python benchmarks/training.py --paper --batch 2 --steps 3      (the paper's sizes on a CPU)
+    python benchmarks/training.py --only hours --share 0.35        (GPU hours of Table I, from FLOPs)
     python benchmarks/training.py --paper --device cuda --batch 256 --steps 50 --models BEATs ASiT
 
 The step is the real one: `framekd.train.fit` with the teacher's recipe, timed by its own clock. Ours and the peer's are
@@ -25,16 +26,18 @@ import numpy as np
 import torch
 
 from framekd.augment import augment
-from framekd.config import Augment, Recipe
+from framekd.config import Augment, Config, Recipe
 from framekd.data import Arrays, Loader
 from framekd.data.clips import labelled
 from framekd.labels import ClassList
-from framekd.models import PAPER_MODELS, build_model
+from framekd.models import MODELS, PAPER_MODELS, build_model
 from framekd.train import fit, torch_generator
 
 TEACHER = dict(wavmix=1.0, frame_shift=0.125, mixup=0.3, mixstyle=0.3, filter=0.8, freq_warp=0.8)
 SMALL = {"width": 96, "depth": 2, "heads": 4, "rnn_hidden": 48}
 MELS = {"ATST-F": (64, 1001), "BEATs": (128, 998), "fPaSST": (128, 1000), "M2D": (80, 1001), "ASiT": (128, 998)}
+TOKENS = {"ATST-F": 250, "BEATs": 496, "fPaSST": 252, "M2D": 311, "ASiT": 497}
+PEAK = 989e12  # dense bf16 FLOP a second of an H100 or H200
 PARTS = ("data", "frontend", "augment", "forward", "backward", "optimiser", "log")
 
 
@@ -87,7 +90,7 @@ def time_augmentation(theirs, *, batch: int, device: str, repeat: int) -> None:
     chains = {name: Augment(**{name: 0.125 if name == "frame_shift" else 1.0}) for name in TEACHER if name != "wavmix"}
     chains["all"] = Augment(**{**{name: 1.0 for name in chains}, "frame_shift": 0.125})
     rng = np.random.default_rng(0)
-    for model in ("ATST-F", "BEATs"):
+    for model in ("BEATs",):  # 128 bins, as three of the five
         mel = torch.randn(batch, 1, *MELS[model], device=device)
         labels = (torch.rand(batch, 447, 250, device=device) < 0.02).float()
         soft = torch.rand(batch, 447, 250, device=device)
@@ -188,6 +191,59 @@ def time_steps(options) -> None:
         print(line, flush=True)
 
 
+# -------------------------------------------------------------------------------------------------------- whole tables
+
+
+def flops_per_clip(name: str, sequence_model: str | None) -> float:
+    """FLOPs of one 10-s clip's forward pass at the paper's size: blocks, attention, GRU (a stem is 1 to 5 % more)."""
+    sizes, tokens = MODELS[name].SIZES, TOKENS[name]
+    width, hidden = sizes["width"], sizes["rnn_hidden"]
+    block = tokens * (4 * width**2 + 2 * width * sizes["mlp"]) + 2 * tokens**2 * width
+    total = sizes["depth"] * block
+    if sequence_model:
+        inputs = 5 * width if name == "M2D" else width
+        total += 250 * 2 * 3 * hidden * (inputs + hidden + 2 * hidden + hidden)  # frames, directions, gates
+    return 2.0 * total
+
+
+def estimate_hours(options) -> None:
+    """GPU hours of Table I from the models' FLOPs and an assumed share of a GPU's peak; nothing is measured."""
+    config = Config()
+    print(
+        f"\nTable I, hours of one H100 or H200 at {100 * options.share:.0f} % of its bf16 peak; estimated, not measured"
+    )
+    names = {"GFLOP/clip": 11, "with GRU": 10, "teachers": 10, "students": 10, "Li et al.": 10, "Step 2": 8, "sum": 8}
+    print(f"{'':8s}" + "".join(f"{text:>{width}s}" for text, width in names.items()))
+    whole = 0.0
+    for name in options.models:
+        plain, rnn = (flops_per_clip(name, kind) for kind in (None, "bigru"))
+        hours = defaultdict(float)
+        teachers = {config.teachers_of(setting) for setting in config.settings} - {None}
+        for setting in config.settings:
+            resolved, runs = config.setting(setting), len(config.seeds)
+            if setting in teachers:
+                work = rnn if resolved.teacher.sequence_model else plain
+                hours["teachers"] += runs * clips_of(resolved.teacher.recipe) * work
+            if resolved.student is not None:
+                row = "li" if setting == "li_et_al" else "students"
+                hours[row] += runs * clips_of(resolved.student.recipe) * plain
+        if name in config.step2.train:
+            hours["step2"] = clips_of(config.step2.recipe) * plain
+        hours = {key: 3 * flops / (options.share * PEAK) / 3600 for key, flops in hours.items()}
+        whole += sum(hours.values())
+        columns = (hours.get(key, 0.0) for key in ("teachers", "students", "li", "step2"))
+        widths = (10, 10, 10, 8)
+        line = f"{name:8s}{plain / 1e9:11.0f}{rnn / 1e9:10.0f}"
+        line += "".join(f"{value:{width}.1f}" for value, width in zip(columns, widths)) + f"{sum(hours.values()):8.1f}"
+        print(line, flush=True)
+    print(f"all models: {whole:.0f} hours (backward counted as twice the forward pass; no data, no validation)")
+
+
+def clips_of(recipe: Recipe) -> int:
+    """Clips that one training sees."""
+    return recipe.epochs * recipe.epoch_clips
+
+
 def load_peer(path: str) -> None:
     """Make the authors' checkout, and our benchmark of models that knows how to build theirs, importable."""
     sys.path.insert(0, str(Path(path).resolve()))
@@ -209,7 +265,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--only", choices=["augmentation", "steps"])
+    parser.add_argument("--only", choices=["augmentation", "steps", "hours"])
+    parser.add_argument("--share", type=float, default=0.35, help="assumed share of a GPU's peak, for hours")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.sizes = None if options.paper else SMALL
@@ -218,10 +275,12 @@ def main() -> None:
     if options.peer:
         load_peer(options.peer)
         theirs = importlib.import_module("helpers.augment")
-    if options.only != "steps":
-        time_augmentation(theirs, batch=options.augment_batch, device=options.device, repeat=3)
-    if options.only != "augmentation":
+    if options.only in (None, "augmentation"):
+        time_augmentation(theirs, batch=options.augment_batch, device=options.device, repeat=2)
+    if options.only in (None, "steps"):
         time_steps(options)
+    if options.only == "hours":
+        estimate_hours(options)
 
 
 if __name__ == "__main__":
