@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from framekd.config import Config, Recipe, UserError
+from framekd.config import LABEL_FILES, Config, Recipe, UserError
 
 VERSIONS = {
     "miniature": 1,
@@ -21,16 +21,6 @@ VERSIONS = {
     "evaluate": 1,
     "downstream": 1,
     "tables": 1,
-}
-
-LABEL_FILES = {
-    "balanced_train": "balanced_train_segments.csv",
-    "unbalanced_train": "unbalanced_train_segments.csv",
-    "eval": "eval_segments.csv",
-    "class_labels": "class_labels_indices.csv",
-    "train_strong": "audioset_train_strong.tsv",
-    "eval_strong": "audioset_eval_strong.tsv",
-    "mid_to_display_name": "mid_to_display_name.tsv",
 }
 
 

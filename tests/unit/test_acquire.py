@@ -29,10 +29,9 @@ from framekd.acquire import (
     shard_of,
 )
 from framekd.acquire import labels as acquire_labels
-from framekd.acquire.labels import LABEL_FILES
 from framekd.acquire.sources import Folder
 from framekd.audio import decode, ffmpeg_path
-from framekd.config import UserError
+from framekd.config import LABEL_FILES, UserError
 from framekd.labels import known_strong
 from framekd.manifest import Clip, Entry, State, read_clips, read_manifest, write_clips, write_manifest
 from framekd.store import Store, StoredClip, write_shard

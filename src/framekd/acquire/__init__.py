@@ -2,12 +2,11 @@
 
 from framekd.acquire.coverage import check_coverage
 from framekd.acquire.export import export_folder, export_hdf5
-from framekd.acquire.labels import LABEL_FILES, fetch_labels
+from framekd.acquire.labels import fetch_labels
 from framekd.acquire.planning import plan_clips, shard_of
 from framekd.acquire.shard import RateLimited, acquire_shard
 
 __all__ = [
-    "LABEL_FILES",
     "RateLimited",
     "acquire_shard",
     "check_coverage",

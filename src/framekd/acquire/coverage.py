@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from framekd import config
-from framekd.acquire.labels import LABEL_FILES
-from framekd.config import UserError
+from framekd.config import LABEL_FILES, UserError
 from framekd.labels import derive_classes, read_display_names, read_strong, read_weak_classes, read_weak_segments
 from framekd.manifest import State, coverage, read_manifest, write_atomically
 

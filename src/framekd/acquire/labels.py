@@ -15,19 +15,8 @@ from pathlib import Path
 import tenacity
 
 from framekd import config
-from framekd.config import UserError
+from framekd.config import LABEL_FILES, UserError
 from framekd.manifest import write_atomically
-
-LABEL_FILES = {
-    "balanced_train": "balanced_train_segments.csv",
-    "unbalanced_train": "unbalanced_train_segments.csv",
-    "eval": "eval_segments.csv",
-    "class_labels": "class_labels_indices.csv",
-    "train_strong": "audioset_train_strong.tsv",
-    "eval_strong": "audioset_eval_strong.tsv",
-    "mid_to_display_name": "mid_to_display_name.tsv",
-}
-"""Names of the published files."""
 
 
 def _passing(error: BaseException) -> bool:

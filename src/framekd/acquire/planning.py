@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from framekd import config
-from framekd.acquire.labels import LABEL_FILES
+from framekd.config import LABEL_FILES
 from framekd.labels import parse_clip_id, read_strong, read_weak_segments, strong_classes
 from framekd.manifest import Clip, write_clips
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from framekd.config.base import Block, field, merge
-from framekd.config.data import AudioSet, Download, Miniature
+from framekd.config.data import LABEL_FILES, AudioSet, Download, Miniature
 from framekd.config.downstream import Downstream, Task
 from framekd.config.errors import UserError, explain
 from framekd.config.recipe import Augment, Recipe
@@ -32,6 +32,7 @@ from framekd.config.stages import (
 )
 
 __all__ = [
+    "LABEL_FILES",
     "MODELS",
     "AudioSet",
     "Augment",

@@ -6,6 +6,17 @@ from typing import Literal
 
 from framekd.config.base import Block, field
 
+LABEL_FILES = {
+    "balanced_train": "balanced_train_segments.csv",
+    "unbalanced_train": "unbalanced_train_segments.csv",
+    "eval": "eval_segments.csv",
+    "class_labels": "class_labels_indices.csv",
+    "train_strong": "audioset_train_strong.tsv",
+    "eval_strong": "audioset_eval_strong.tsv",
+    "mid_to_display_name": "mid_to_display_name.tsv",
+}
+"""Names of AudioSet's published label files."""
+
 
 class Download(Block):
     """Fetching what no local source has."""

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from framekd.config import UserError
+from framekd.config import LABEL_FILES, UserError
 from framekd.labels import ClassList, strong_classes
-from framekd.plan import LABEL_FILES
 from framekd.store import Store
 
 
