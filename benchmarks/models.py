@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from framekd.models import PAPER_MODELS, FrameModel, build_model
+from framekd.models import PAPER_MODELS, FrameModel, build_model, linear
 
 SECONDS = 10
 PEER = {  # name: (module, class, width of its sequence)
@@ -100,14 +100,14 @@ def steps(side: Ours | Peer, waveform: torch.Tensor, autocast: Callable[[], Any]
     return {"front end": frontend, "forward": forward, "forward + backward": training}
 
 
-def seconds_of(step: Callable[[], None], device: torch.device) -> float:
+def seconds_of(step: Callable[[], None], device: torch.device, clock: Callable[[], float]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def measure(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ def measure(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
         for turn in range(repeats):
             order = list(timed) if turn % 2 == 0 else list(timed)[::-1]
             for key in order:
-                times[key].append(seconds_of(timed[key][step], device) / args.batch)
+                times[key].append(seconds_of(timed[key][step], device, args.clock) / args.batch)
         row = {"model": name, "step": step, "ms a clip": 1e3 * statistics.median(times["ours"])}
         row["clips a second"] = 1e3 / row["ms a clip"]
         row["peak MiB"] = memory
@@ -165,18 +165,20 @@ def flops(side: Ours | Peer, waveform: torch.Tensor, *, training: bool) -> float
     from torch.utils.flop_counter import FlopCounterMode
 
     side.model.eval()
+    before, linear.USE_ONEDNN = linear.USE_ONEDNN, False  # torch's counter does not know that product
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         side.forward(side.frontend(waveform))
+    linear.USE_ONEDNN = before
     return counter.get_total_flops() * (3.0 if training else 1.0)
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+def matmul_peak(device: torch.device, dtype: torch.dtype, clock: Callable[[], float]) -> float:
     """Floating point operations a second of a large square product: what this machine really reaches."""
     side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device, dtype=dtype)
     times = []
     for _ in range(6):
-        times.append(seconds_of(lambda: torch.mm(a, a), device))
+        times.append(seconds_of(lambda: torch.mm(a, a), device, clock))
     return 2.0 * side**3 / min(times[1:])
 
 
@@ -205,6 +207,14 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--sequence-model", choices=["bigru"], help="the teacher instead of the student")
     parser.add_argument("--sizes", type=json.loads, help='such as \'{"width": 96, "depth": 2, "heads": 2}\'')
+    parser.add_argument(
+        "--cpu-seconds",
+        dest="clock",
+        action="store_const",
+        const=time.process_time,
+        default=time.perf_counter,
+        help="count the process's own CPU seconds (with --threads 1, where others are at work too)",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile every block")
     parser.add_argument("--peer", help="checkout of the authors' repository, timed beside ours")
     parser.add_argument("--markdown", type=Path, help="write the table there")
@@ -216,7 +226,7 @@ def main() -> None:
         sys.path[:] = [str(Path(args.peer).resolve()), *(p for p in sys.path if p != here)]
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    args.matmul_peak = matmul_peak(torch.device(args.device), getattr(torch, args.dtype))
+    args.matmul_peak = matmul_peak(torch.device(args.device), getattr(torch, args.dtype), args.clock)
     print(f"matmul peak {args.matmul_peak / 1e12:.2f} TFLOP/s ({args.device}, {args.dtype}, {args.threads} threads)")
     rows = [row for name in args.models for row in measure(args, name)]
     if args.markdown:

@@ -14,7 +14,7 @@ STEP = 4
 
 
 class Tiny(Encoder):
-    """40-ms tokens as ATST-F's, positions by a depthwise convolution: any duration, 0.2 million parameters."""
+    """40-ms tokens as ATST-F's, positions by a depthwise convolution: any duration, 0.1 million parameters."""
 
     SIZES: ClassVar = {"width": 64, "depth": 2, "heads": 2, "mlp": 256, "rnn_hidden": 32, "kernel": 15}
 
