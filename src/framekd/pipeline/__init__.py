@@ -26,6 +26,9 @@ def job(log: str, *, threads: int) -> Iterator[None]:
         except (UserError, FileNotFoundError) as error:
             print(f"framekd: {error}", file=stream)
             sys.exit(1)
+        except SystemExit as error:  # a training that was told to stop, and saved its state
+            print(f"framekd: {error}", file=stream)
+            raise
         except BaseException:
             import traceback
 
