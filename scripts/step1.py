@@ -1,4 +1,4 @@
-"""Step 1: a published checkpoint, or weights drawn from a seed."""
+"""Step 1, and Step 2 where it is not trained here: a published checkpoint, or weights drawn from a seed."""
 
 from framekd.pipeline import job
 

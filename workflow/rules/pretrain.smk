@@ -67,4 +67,4 @@ rule step2_external:
         block=lambda wildcards: plan.step2(wildcards.model),
         downloads=f"{D}/checkpoints",
     script:
-        "../../scripts/step2_external.py"
+        "../../scripts/step1.py"
