@@ -2,6 +2,8 @@
 
 import json
 import math
+import platform
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from framekd.config import Recipe, UserError
 from framekd.data import Loader, MixedLoader, chunks
 from framekd.models import build_model
 from framekd.train import Stopped, derive, fit, launch, numpy_generator, torch_generator, validation_loss
+from framekd.train.memory import keep_freed_memory
 
 RECIPE = dict(epochs=2, epoch_clips=40, batch_size=8, warmup_steps=2)
 
@@ -237,3 +240,7 @@ def test_a_finish_that_fails_keeps_the_state(tmp_path):
     seen = []
     _, result = train(tmp_path, clock=seen.append)
     assert seen.count("data") == 1 and result.steps == 10
+
+
+def test_freed_memory_is_kept_where_the_c_library_can():
+    assert keep_freed_memory() is (sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc")

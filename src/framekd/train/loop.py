@@ -17,6 +17,7 @@ from framekd.augment import augment
 from framekd.config import Recipe, UserError
 from framekd.optim import build_optimiser, factor, set_rate
 from framekd.train.log import Log, Meter
+from framekd.train.memory import keep_freed_memory
 from framekd.train.objectives import Objective, default_forward, resolve
 from framekd.train.parallel import World
 from framekd.train.seeds import numpy_generator, torch_generator
@@ -77,6 +78,8 @@ def fit(
     :class:`Diverged` when the loss is no number, with the last good state kept; UserError for a second writer.
     """
     device = torch.device(device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cpu":
+        keep_freed_memory()
     directory, world, compute = Path(directory), World(), resolve(objective)
     total = recipe.steps() if steps is None else steps
     validate_every = recipe.validate_epochs * max(1, total // recipe.epochs)
