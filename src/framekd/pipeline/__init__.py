@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from framekd.config import UserError
+from framekd.memory import keep_freed_memory
 
 
 @contextlib.contextmanager
@@ -16,6 +17,7 @@ def job(log: str, *, threads: int) -> Iterator[None]:
     """Run a stage: its words go to `log`, libraries keep to `threads` cores, a user's mistake is one sentence."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
+    keep_freed_memory()
     with (
         Path(log).open("w", buffering=1) as stream,
         contextlib.redirect_stdout(stream),

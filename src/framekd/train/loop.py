@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from framekd.augment import augment
 from framekd.config import Recipe, UserError
+from framekd.memory import keep_freed_memory
 from framekd.optim import build_optimiser, factor, set_rate
 from framekd.train.log import Log, Meter
-from framekd.train.memory import keep_freed_memory
 from framekd.train.objectives import Objective, default_forward, resolve
 from framekd.train.parallel import World
 from framekd.train.seeds import numpy_generator, torch_generator
