@@ -12,9 +12,9 @@ from training_runs import CLASSES, FRAMES, SIZES, Soft, clips, together
 
 from framekd.config import Recipe, UserError
 from framekd.data import Loader, MixedLoader, chunks
+from framekd.memory import keep_freed_memory
 from framekd.models import build_model
 from framekd.train import Stopped, derive, fit, launch, numpy_generator, torch_generator, validation_loss
-from framekd.memory import keep_freed_memory
 
 RECIPE = dict(epochs=2, epoch_clips=40, batch_size=8, warmup_steps=2)
 
