@@ -1,7 +1,6 @@
 # Every target sets up what it needs; PYTHON is any Python >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
-export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint bench docs lock
 
@@ -15,7 +14,7 @@ demo: env        ## the whole pipeline on the embedded miniature -> results/demo
 	@$(BIN)/python tools/demo.py
 
 test: env        ## all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: env        ## style, types, import layers, generated files
 	@$(BIN)/ruff check .
@@ -26,7 +25,7 @@ lint: env        ## style, types, import layers, generated files
 	@$(BIN)/python -m framekd.generated --check
 
 bench: env       ## benchmarks: a table of ratios each
-	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 docs: env        ## write the files that are generated from framekd.config
 	@$(BIN)/python -m framekd.generated

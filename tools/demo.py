@@ -118,6 +118,7 @@ def main() -> int:
     progress = Progress()
     command = [str(ROOT / ".venv" / "bin" / COMMAND[0]), *COMMAND[1:], cores, *sys.argv[1:]]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment["PATH"] = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{environment['PATH']}"
     with LOG.open("a") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / ".complete"
 LOCK = ROOT / "requirements.lock"
+# Not the .venv's own Python, which is removed first, should that be the one that runs this.
+BASE = getattr(sys, "_base_executable", sys.executable)
 
 
 def wanted() -> str:
@@ -64,7 +66,7 @@ def make() -> None:
         shutil.rmtree(VENV)
     run = subprocess.check_call
     try:
-        run([sys.executable, "-m", "venv", str(VENV)])
+        run([BASE, "-m", "venv", str(VENV)])
     except subprocess.CalledProcessError:
         sys.exit("make env: this Python cannot make virtual environments; install its venv package (python3-venv).")
     pins = LOCK.read_text().splitlines()
