@@ -37,7 +37,7 @@ class Watch(threading.Thread):
             except psutil.NoSuchProcess:
                 return
             self.peak = max(self.peak, sum(map(_memory, family)) / 2**20)
-            time.sleep(1.0)
+            time.sleep(3.0)  # reading the maps of a process costs it time
 
 
 def _memory(process: psutil.Process) -> int:
