@@ -32,4 +32,4 @@ docs: env        ## write the files that are generated from framekd.config
 
 lock: env        ## refresh requirements.lock within pyproject.toml's bounds
 	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 \
-		--no-emit-index-url --no-emit-find-links --no-annotate --no-header -o requirements.lock
+		--no-annotate --no-header -o requirements.lock
