@@ -394,14 +394,14 @@ def test_killed_at_twenty_moments_the_store_is_the_same_to_the_byte(media, tmp_p
                     time.sleep(0.0005)
                 time.sleep(moments.uniform(0, 0.01))
             else:
-                time.sleep(moments.uniform(0.1, 0.5 + length))
+                time.sleep(moments.uniform(0.05, 0.8 * length))
             process.kill()
             process.join()
             killed += process.exitcode == -signal.SIGKILL
             _acquire_in_a_process(str(folder), server.url)
             assert contents(folder) == expected
             assert not list(folder.glob("**/*.tmp"))
-    assert killed >= 12  # the others had finished before their moment came
+    assert killed >= 8  # the others had finished before their moment came
 
 
 # Coverage -----------------------------------------------------------------------------------------------------------
