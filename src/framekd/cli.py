@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--median", type=float, default=0.48, help="length of the median filter in seconds (0.48)")
     predict.add_argument("--format", default="tsv", help="comma-separated: tsv, json, audacity (tsv)")
     predict.add_argument("--plot", action="store_true", help="a picture of the scores beside the events")
-    doctor = commands.add_parser("doctor", help="check the environment, data and checkpoints before a long run")
+    doctor = commands.add_parser("doctor", help="check the environment and the configured data before a long run")
     doctor.add_argument("--configfile", nargs="*", default=[], help="differences from config/config.yaml")
     return out
 
