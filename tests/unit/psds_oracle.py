@@ -33,7 +33,7 @@ def slow_psds(scores, truth, durations, classes, stamps, *, dtc=0.7, gtc=0.7, e_
     grid = sorted({x for curve in curves.values() for x, _ in curve})
     rates = np.array([[max(y for x, y in curve if x <= g) for g in grid] for curve in curves.values()])
     effective = np.maximum(rates.mean(0) - alpha_st * rates.std(0), 0)
-    return area(list(zip(grid, effective)), e_max), single
+    return staircase(list(zip(grid, effective)), e_max), single
 
 
 def runs(on, stamps):
@@ -49,12 +49,14 @@ def runs(on, stamps):
 
 
 def area(curve, e_max):
-    """Area under the staircase of the running maximum, divided by e_max."""
-    total, best, before = 0.0, 0.0, 0.0
-    for x, y in sorted(curve):
-        total += best * (x - before)
-        best, before = max(best, y), x
-    return (total + best * (e_max - before)) / e_max
+    """Area under the running maximum of one class's curve, divided by e_max."""
+    return staircase([(x, max(b for a, b in curve if a <= x)) for x in sorted({x for x, _ in curve})], e_max)
+
+
+def staircase(curve, e_max):
+    """Area under a curve that holds each value until the next x; it may fall, as the mean less the spread does."""
+    ends = [x for x, _ in curve[1:]] + [e_max]
+    return sum(y * (end - x) for (x, y), end in zip(curve, ends)) / e_max
 
 
 def reference_psds(scores, truth, durations, classes, stamps, *, dtc=0.7, gtc=0.7, e_max=100.0, alpha_st=0.0):
