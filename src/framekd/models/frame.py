@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
+from framekd.models.gru import BiGRU
 from framekd.models.mel import SAMPLE_RATE, FrontEnd, duration_frames
 from framekd.models.transformer import init_vit
 
@@ -122,7 +123,7 @@ class FrameModel(nn.Module):
         self.rnn: nn.GRU | None = None
         if sequence_model == "bigru":
             hidden, layers = int(sizes["rnn_hidden"]), int(sizes["rnn_layers"])
-            self.rnn = nn.GRU(features, hidden, num_layers=layers, batch_first=True, bidirectional=True)
+            self.rnn = BiGRU(features, hidden, layers=layers)
             features = 2 * hidden
         self.frame_head = nn.Linear(features, n_classes)
         self.clip_head = nn.Linear(features, n_clip_classes)
