@@ -24,8 +24,8 @@ class BiGRU(nn.GRU):
 
     def forward(self, input: Float[Tensor, "batch time inputs"], hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(sequence [batch, time, 2 hidden], last states [2 layers, batch, hidden])."""
-        if hx is not None or input.ndim != 3 or not fits_fp32_cpu(input, self.weight_hh_l0):
-            return super().forward(input, hx)
+        if hx is not None or input.ndim != 3 or not fits_fp32_cpu(input, next(self.parameters())):
+            return super().forward(input, hx)  # type: ignore[has-type]
         sequence, last = input.transpose(0, 1), []
         for layer in range(self.num_layers):
             sequence = self.layer(sequence, layer)

@@ -5,6 +5,7 @@ end takes a waveform [batch, samples] in -1..1 and gives [batch, 1, mel bins, fr
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from framekd.config import UserError
 SAMPLE_RATE = 16_000
 HOP = 160
 FLOOR = torch.finfo(torch.float32).eps  # the floor of Kaldi's and of M2D's logarithm
+BLOCK = 2**18  # samples of frames at a time on a CPU: 1 MB, what a core's cache holds
+GROUP = 16  # filters in one product
 
 
 class FrontEnd(nn.Module):
@@ -28,12 +31,15 @@ class FrontEnd(nn.Module):
     settings: dict[str, object]
     window: Tensor
     banks: Tensor
+    bands: list[tuple[slice, slice]]
     extra_hops: int = 0
     shortest: int = 0  # samples
 
     def constant(self, name: str, value: Tensor) -> None:
         """Register a constant that is not part of the state dict."""
         self.register_buffer(name, value.float().contiguous(), persistent=False)
+        if name == "banks":
+            self.bands = narrow(value)
 
     def _apply(self, fn, recurse: bool = True):
         kept = dict(self._buffers)
@@ -70,17 +76,53 @@ class FrontEnd(nn.Module):
         raise NotImplementedError
 
 
-def power_spectrum(frames: Float[Tensor, "batch frames taps"]) -> Float[Tensor, "batch frames half"]:
-    """|FFT|² of windowed frames, zero padded already: [batch, frames, taps/2 + 1]."""
-    squares = torch.view_as_real(torch.fft.rfft(frames)).square_()
-    return squares[..., 0] + squares[..., 1]
-
-
 def framed(waveform: Float[Tensor, "batch samples"], *, length: int, centred: bool) -> Tensor:
     """Overlapping frames every 10 ms as a view; `centred` reflects half a window at both ends first."""
     if centred:
-        waveform = F.pad(waveform, (length // 2, length // 2), mode="reflect")
+        half = length // 2
+        before, after = waveform[:, 1 : half + 1].flip(1), waveform[:, -half - 1 : -1].flip(1)
+        waveform = torch.cat((before, waveform, after), dim=1)
     return waveform.unfold(-1, length, HOP)
+
+
+def mel_power(
+    frames: Float[Tensor, "batch frames length"],
+    banks: Float[Tensor, "bins half"],
+    bands: Sequence[tuple[slice, slice]],
+    window: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "batch bins frames"]:
+    """Filters applied to the power spectrum |FFT(window(frame))|² of every frame; `bands` of the banks by `narrow`.
+
+    A CPU takes some frames of one clip at a time, so that everything between the waveform and the result stays in
+    its cache; a GPU takes all at once.  Squares of real and imaginary parts are added within the product.
+    """
+    batch, count, length = frames.shape
+    mel = frames.new_empty(batch, banks.shape[0], count)
+    doubled = banks.repeat_interleave(2, dim=1)
+    weights = [doubled[rows, 2 * columns.start : 2 * columns.stop] for rows, columns in bands]
+    pieces = [(frames, mel)]
+    if frames.device.type == "cpu":
+        size = max(1, BLOCK // length)
+        cuts = [(i, slice(t, t + size)) for i in range(batch) for t in range(0, count, size)]
+        pieces = [(frames[i, cut], mel[i, :, cut]) for i, cut in cuts]
+    for piece, into in pieces:
+        squares = torch.view_as_real(torch.fft.rfft(window(piece))).square_().flatten(-2).transpose(-1, -2)
+        for (rows, columns), weight in zip(bands, weights, strict=True):
+            lines = squares[..., 2 * columns.start : 2 * columns.stop, :]
+            torch.matmul(weight, lines, out=into[..., rows, :])
+    return mel
+
+
+def narrow(banks: Float[Tensor, "bins half"]) -> list[tuple[slice, slice]]:
+    """Groups of neighbouring filters (rows), and the columns in which they are not all zero.
+
+    A mel filter covers a few of the spectrum's lines, so the groups' products are a fifth of the whole.
+    """
+    bands = []
+    for start in range(0, banks.shape[0], GROUP):
+        used = banks[start : start + GROUP].any(dim=0).nonzero().flatten().tolist() or [0]
+        bands.append((slice(start, start + GROUP), slice(used[0], used[-1] + 1)))
+    return bands
 
 
 class DecibelMel(FrontEnd):
@@ -102,8 +144,7 @@ class DecibelMel(FrontEnd):
         self.constant("banks", banks.T)
 
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
-        frames = framed(waveform, length=1024, centred=True) * self.window
-        power = self.banks @ power_spectrum(frames).transpose(1, 2)
+        power = mel_power(framed(waveform, length=1024, centred=True), self.banks, self.bands, self.window.mul)
         decibels = power.clamp_(min=1e-10).log10_().mul_(10.0)
         floor = (decibels.amax(dim=(1, 2), keepdim=True) - 80.0).clamp_(min=-50.0)
         decibels = decibels.maximum(floor).clamp_(max=80.0)
@@ -141,15 +182,20 @@ class KaldiMel(FrontEnd):
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.centre_clip:  # in double: the sum must not depend on how a batch is split among threads
             waveform = waveform - waveform.mean(dim=1, keepdim=True, dtype=torch.float64).float()
-        frames = framed(waveform, length=400, centred=False)
-        frames = frames - frames.mean(dim=2, keepdim=True)
-        # Emphasis before the taper, product rounded before the difference: frames at the edge of digital silence
-        # consist of rounding, and come out as Kaldi's. The first sample needs no rule, taper[0] is 0.
-        tapered = F.pad(frames, (0, 112))  # to the 512 points of the FFT
-        tapered[..., 1:400].sub_(frames[..., :-1] * 0.97)
-        tapered[..., :400].mul_(self.taper)
-        power = self.banks @ power_spectrum(tapered).transpose(1, 2)
+        power = mel_power(framed(waveform, length=400, centred=False), self.banks, self.bands, self.tapered)
         return power.clamp_(min=FLOOR).log_().sub_(self.mean).div_(2.0 * self.std)
+
+    def tapered(self, frames: Float[Tensor, "*batch 400"]) -> Float[Tensor, "*batch 512"]:
+        """Frames without DC, emphasised and tapered, then zeros up to the points of the FFT.
+
+        Emphasis before the taper, product rounded before the difference: frames at the edge of digital silence
+        consist of rounding, and come out as Kaldi's.  The first sample needs no rule, taper[0] is 0.
+        """
+        frames = frames - frames.mean(dim=-1, keepdim=True)
+        emphasised = frames[..., 1:] - frames[..., :-1] * 0.97
+        padded = frames.new_zeros(*frames.shape[:-1], 512)
+        torch.mul(emphasised, self.taper[1:], out=padded[..., 1:400])
+        return padded
 
 
 class EmphasisMel(FrontEnd):
@@ -170,8 +216,9 @@ class EmphasisMel(FrontEnd):
 
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
         emphasised = waveform[:, 1:] - waveform[:, :-1] * 0.97
-        frames = framed(emphasised, length=512, centred=True) * self.window
-        power = self.filters(generator) @ power_spectrum(frames).transpose(1, 2)
+        banks = self.filters(generator)
+        bands = self.bands if banks is self.banks else narrow(banks)
+        power = mel_power(framed(emphasised, length=512, centred=True), banks, bands, self.window.mul)
         return power.clamp_(min=1e-7).log_().add_(4.5).div_(5.0)
 
     def filters(self, generator: torch.Generator | None) -> Tensor:
@@ -201,8 +248,7 @@ class SlaneyMel(FrontEnd):
         self.constant("banks", banks.T)
 
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
-        frames = framed(waveform, length=400, centred=True) * self.window
-        power = self.banks @ power_spectrum(frames).transpose(1, 2)
+        power = mel_power(framed(waveform, length=400, centred=True), self.banks, self.bands, self.window.mul)
         return power.add_(FLOOR).log_()
 
 
