@@ -37,6 +37,7 @@ wildcard_constraints:
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/search.smk"
 include: "workflow/rules/teachers.smk"
 include: "workflow/rules/ensemble.smk"
 include: "workflow/rules/students.smk"

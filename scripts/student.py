@@ -10,5 +10,6 @@ with job(snakemake.log[0], threads=snakemake.threads):
         start=snakemake.input.start,
         data=snakemake.params.data,
         ensemble=snakemake.input.get("ensemble") or None,
+        rate=next(iter(snakemake.input.rate), None),
         runs=dict(zip(snakemake.params.seeds, snakemake.output.weights, strict=True)),
     )

@@ -9,5 +9,6 @@ with job(snakemake.log[0], threads=snakemake.threads):
         snakemake.params.block,
         start=snakemake.input.start,
         data=snakemake.params.data,
+        rate=next(iter(snakemake.input.rate), None),
         runs=dict(zip(snakemake.params.seeds, snakemake.output.weights, strict=True)),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from framekd.config import LABEL_FILES, Config, Recipe, UserError
+from framekd.config import LABEL_FILES, SEARCH, Config, Recipe, Search, Student, Teacher, UserError
 
 VERSIONS = {
     "miniature": 1,
@@ -16,6 +16,7 @@ VERSIONS = {
     "step1": 1,
     "step2": 1,
     "teacher": 1,
+    "search": 1,
     "ensemble": 1,
     "student": 1,
     "evaluate": 1,
@@ -99,6 +100,27 @@ class Plan:
         """Weights of all trainings of a setting, by model and seed."""
         return [self.run(stage, setting, model, seed) for model in self.config.models for seed in self.config.seeds]
 
+    def searches(self, stage: str) -> list[tuple[str, str]]:
+        """(setting, model) of the teachers or students whose learning rate is searched; equal teachers search once."""
+        settings = self.teacher_settings if stage == "teachers" else self.student_settings
+        return [
+            (setting, model)
+            for setting in settings
+            for model in self.config.models
+            if self._stage(stage, setting).recipe.wanted_rate(model) == SEARCH
+        ]
+
+    def chosen_rate(self, stage: str, setting: str, model: str) -> list[str]:
+        """The file with the learning rate that a search chose; none where the configuration gives the rate."""
+        if self._stage(stage, setting).recipe.wanted_rate(model) != SEARCH:
+            return []
+        return [f"{self.results}/search/{stage}/{setting}/{model}.json"]
+
+    def search_results(self, stage: str, setting: str, model: str) -> list[str]:
+        """One file per rate of the grid."""
+        grid = self._stage(stage, setting).search.grid
+        return [f"{self.results}/search/{stage}/{setting}/{model}/{rate}/result.json" for rate in grid]
+
     def ensemble(self, setting: str) -> str | None:
         """The logits that a setting's students learn from; None if they learn from labels alone."""
         student = self.config.setting(setting).student
@@ -125,7 +147,14 @@ class Plan:
         return self.config.resources[stage].threads
 
     def _recipe(self, recipe: Recipe, model: str) -> dict[str, Any]:
-        return {**recipe.model_dump(mode="json"), "learning_rate": recipe.rate(model)}
+        return {**recipe.model_dump(mode="json"), "learning_rate": recipe.wanted_rate(model)}
+
+    def _stage(self, stage: str, setting: str) -> Teacher | Student:
+        """The teachers or students of a setting, which has them."""
+        block = self.config.setting(setting)
+        found = block.teacher if stage == "teachers" else block.student
+        assert found is not None, (stage, setting)
+        return found
 
     def label_sources(self) -> dict[str, Any]:
         """Parameters of fetching the label files."""
@@ -166,8 +195,8 @@ class Plan:
 
     def teacher(self, setting: str, model: str) -> dict[str, Any]:
         """Parameters of a teacher's training."""
-        teacher = self.config.setting(setting).teacher
-        assert teacher is not None, setting
+        teacher = self._stage("teachers", setting)
+        assert isinstance(teacher, Teacher)
         return {
             "version": VERSIONS["teacher"],
             "sequence_model": teacher.sequence_model,
@@ -176,9 +205,26 @@ class Plan:
 
     def student(self, setting: str, model: str) -> dict[str, Any]:
         """Parameters of a student's training."""
-        student = self.config.setting(setting).student
-        assert student is not None, setting
-        return {"version": VERSIONS["student"], "recipe": self._recipe(student.recipe, model)}
+        recipe = self._stage("students", setting).recipe
+        return {"version": VERSIONS["student"], "recipe": self._recipe(recipe, model)}
+
+    def search(self, stage: str, setting: str, model: str, rate: str) -> dict[str, Any]:
+        """Parameters of the training of one rate of a search: the run's own, with the rate, and who judges it."""
+        run = self.teacher(setting, model) if stage == "teachers" else self.student(setting, model)
+        judge = self._judge(stage, setting)
+        if judge["criterion"] == "psds1":
+            judge |= {"median_seconds": self.config.evaluation.median_seconds}
+        batch = {"batch_size": self.config.evaluation.batch_size}
+        recipe = {**run["recipe"], "learning_rate": float(rate)}
+        return {**run, "recipe": recipe, "search": {"version": VERSIONS["search"], **judge, **batch}}
+
+    def choice(self, stage: str, setting: str) -> dict[str, Any]:
+        """Parameters of choosing a rate."""
+        return {"version": VERSIONS["search"], **self._judge(stage, setting)}
+
+    def _judge(self, stage: str, setting: str) -> dict[str, Any]:
+        search: Search = self._stage(stage, setting).search
+        return search.model_dump(mode="json", exclude={"grid"})
 
     def evaluation(self) -> dict[str, Any]:
         """Parameters of scoring."""

@@ -45,3 +45,31 @@ def test_a_wrong_configuration_is_refused_before_anything_is_planned(clone, tmp_
     said = run.stdout + run.stderr
     assert run.returncode != 0 and "Traceback" not in said and "Job stats" not in said
     assert all(word in said for word in words), said
+
+
+def test_learning_rates_are_searched_before_they_are_used_and_only_where_asked_for(clone, tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text(
+        "teacher: {recipe: {learning_rate: search}}\n"
+        "student: {recipe: {learning_rate: {BEATs: search, ATST-F: 1.0e-4, fPaSST: 1.0e-4, M2D: 1.0e-4, ASiT: 1.0e-4}},"
+        " search: {grid: [1.0e-4, 3.0e-4]}}\n"
+    )
+    planned = jobs(run := snakemake(clone, "-n", "results/table1.csv", "--configfile", str(path)))
+    # three sets of teachers, five models, six rates; three settings with students of the paper's recipe, one model
+    assert (planned["search_teachers"], planned["choose_teachers"]) == (90, 15)
+    assert (planned["search_students"], planned["choose_students"]) == (6, 3)
+    without = jobs(snakemake(clone, "-n", "results/table1.csv"))
+    assert not [rule for rule in without if "search" in rule or "choose" in rule]
+    assert without == {rule: n for rule, n in planned.items() if "search" not in rule and "choose" not in rule}
+
+    inputs = {out: text for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
+
+    def needs(weights):
+        return inputs[f"results/{weights}/model.safetensors"]
+
+    assert "results/search/students/proposed/BEATs.json" in needs("students/proposed/BEATs/seed3")
+    assert "results/search" not in needs("students/proposed/M2D/seed3") + needs("students/li_et_al/BEATs/seed3")
+    assert "results/search/teachers/without_step2/M2D.json" in needs("teachers/without_step2/M2D/seed1")
+    # a student's rates are tried with the ensemble, and each with what the training itself would be given
+    tried = inputs["results/search/students/proposed/BEATs/0.0003/result.json"]
+    assert "results/ensembles/proposed.h5" in tried and "results/checkpoints/step2/BEATs" in tried

@@ -7,6 +7,9 @@ for seeds in plan.seed_packs:
         input:
             coverage=f"{D}/coverage.tsv",
             start=lambda wildcards: plan.start(wildcards.setting, wildcards.model),
+            rate=lambda wildcards: plan.chosen_rate(
+                "students", wildcards.setting, wildcards.model
+            ),
             ensemble=lambda wildcards: plan.ensemble(wildcards.setting) or [],
         output:
             weights=expand(

@@ -7,6 +7,9 @@ for seeds in plan.seed_packs:
         input:
             coverage=f"{D}/coverage.tsv",
             start=lambda wildcards: plan.start(wildcards.setting, wildcards.model),
+            rate=lambda wildcards: plan.chosen_rate(
+                "teachers", wildcards.setting, wildcards.model
+            ),
         output:
             weights=expand(
                 f"{R}/teachers/{{{{setting}}}}/{{{{model}}}}/seed{{seed}}/model.safetensors",

@@ -7,6 +7,7 @@ other configuration file states only its differences.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from framekd.config.base import Block, field, merge
 from framekd.config.data import LABEL_FILES, AudioSet, Download, Miniature
 from framekd.config.downstream import Downstream, Task
 from framekd.config.errors import UserError, explain
-from framekd.config.recipe import Augment, Recipe
+from framekd.config.recipe import SEARCH, Augment, Recipe, Search
 from framekd.config.stages import (
     MODELS,
     SETTINGS,
@@ -34,6 +35,7 @@ from framekd.config.stages import (
 __all__ = [
     "LABEL_FILES",
     "MODELS",
+    "SEARCH",
     "AudioSet",
     "Augment",
     "Block",
@@ -45,6 +47,7 @@ __all__ = [
     "Miniature",
     "Recipe",
     "Resources",
+    "Search",
     "Setting",
     "Step1",
     "Step2",
@@ -99,6 +102,9 @@ class Config(Block):
                 raise ValueError(f"step2: {name} is neither in step2.train nor in step2.external")
         for name in self.settings:
             self.setting(name)
+        for key, recipe in self._searchless():
+            if recipe.searches():
+                raise ValueError(f"{key}.learning_rate: only teachers and students search; write a number")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds must be different numbers, at least one; write seeds: [1, 2, 3]")
         if self.downstream.full_setting not in self.settings:
@@ -106,6 +112,13 @@ class Config(Block):
                 f"downstream.full_setting {self.downstream.full_setting!r} is none of {list(self.settings)}"
             )
         return self
+
+    def _searchless(self) -> Iterator[tuple[str, Recipe]]:
+        yield "step2.recipe", self.step2.recipe
+        for name, info in type(self.downstream).model_fields.items():
+            if isinstance(task := getattr(self.downstream, name), Task):
+                yield f"downstream.{info.alias or name}.frozen", task.frozen
+                yield f"downstream.{info.alias or name}.finetune", task.finetune
 
     def setting(self, name: str) -> Setting:
         """Setting `name` of Table I: the base blocks with its differences laid over."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from framekd.config.base import Block, Probability, field
 from framekd.config.errors import UserError
+
+SEARCH: Literal["search"] = "search"
+"""What a recipe says in place of a learning rate, to have it chosen from a grid."""
 
 
 class Augment(Block):
@@ -37,7 +40,9 @@ class Recipe(Block):
     epochs: int = field(30, "passes of epoch_clips draws", ge=1)
     epoch_clips: int = field(100_000, "clips drawn per epoch", ge=1)
     batch_size: int = field(256, "clips per step, over all devices", ge=1)
-    learning_rate: float | dict[str, float] = field(1e-4, "peak learning rate; one number, or one per model")
+    learning_rate: float | Literal["search"] | dict[str, float | Literal["search"]] = field(
+        1e-4, "peak learning rate; one number, or one per model; `search` tries the grid (teachers and students)"
+    )
     optimiser: Literal["adam", "adamw", "sgd"] = field("adam", "optimiser")
     betas: tuple[float, float] = field((0.9, 0.999), "Adam's betas")
     momentum: float = field(0.9, "SGD's momentum", ge=0, lt=1)
@@ -71,6 +76,20 @@ class Recipe(Block):
     patience: int | None = field(None, "validations without a better loss until training stops; null is never")
     augment: Augment = field(Augment, "augmentation")
 
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _rates(cls, value: Any) -> Any:
+        """One sentence for what is none of the three forms, in place of one for each."""
+        for rate in value.values() if isinstance(value, dict) else [value]:
+            try:
+                if rate != SEARCH and not float(rate) > 0:
+                    raise ValueError
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"expected a positive number, one per model, or `search`, not {rate!r}; write learning_rate: 1.0e-4"
+                ) from None
+        return value
+
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         if self.select == "best_loss" and self.validation_share == 0:
@@ -83,13 +102,43 @@ class Recipe(Block):
         """Optimiser steps of the whole training."""
         return self.epochs * -(-self.epoch_clips // self.batch_size)
 
-    def rate(self, model: str) -> float:
-        """Peak learning rate of `model`."""
+    def wanted_rate(self, model: str) -> float | Literal["search"]:
+        """Peak learning rate of `model`, or that it is to be searched."""
         if isinstance(self.learning_rate, dict):
             if model not in self.learning_rate:
                 raise UserError(f"learning_rate has no value for {model}; write learning_rate: {{{model}: 1.0e-4}}")
             return self.learning_rate[model]
         return self.learning_rate
+
+    def rate(self, model: str) -> float:
+        """Peak learning rate of `model`, a number."""
+        rate = self.wanted_rate(model)
+        if rate == SEARCH:
+            raise UserError(f"learning_rate of {model} is still to be searched; write a number")
+        return rate
+
+    def searches(self) -> bool:
+        """Whether the learning rate of any model is searched."""
+        rates = self.learning_rate.values() if isinstance(self.learning_rate, dict) else [self.learning_rate]
+        return SEARCH in rates
+
+
+class Search(Block):
+    """Choosing the learning rate of a recipe that says ``learning_rate: search`` (Sec. 3.3)."""
+
+    grid: list[float] = field([7e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3], "rates that are tried, one training each")
+    seed: int = field(1, "seed of these trainings and of the choice of clips that judge them")
+    judged_on: Literal["train", "eval"] = field(
+        "train", "clips that judge: a part of the training clips, held out, or the evaluation clips"
+    )
+    share: float = field(0.05, "share of the training clips that judges, with judged_on: train", gt=0, lt=1)
+    criterion: Literal["psds1", "loss"] = field("psds1", "what decides: the highest PSDS1 or the lowest loss on labels")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Search:
+        if not self.grid or len(set(self.grid)) != len(self.grid) or min(self.grid) <= 0:
+            raise ValueError("grid needs different positive rates, at least one; write grid: [1.0e-4, 3.0e-4]")
+        return self
 
 
 def recipe_of(**values: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from framekd.config.base import Block, field
-from framekd.config.recipe import LI_ET_AL, STUDENT, TEACHER, WEAK, Recipe, recipe_of
+from framekd.config.recipe import LI_ET_AL, STUDENT, TEACHER, WEAK, Recipe, Search, recipe_of
 
 MODELS = ("ATST-F", "BEATs", "fPaSST", "M2D", "ASiT")
 """The five architectures of the paper, in the order of its tables."""
@@ -52,12 +52,14 @@ class Teacher(Block):
 
     sequence_model: Literal["bigru"] | None = field("bigru", "recurrent layers on top of the transformer; null is none")
     recipe: Recipe = Field(default_factory=recipe_of(**TEACHER), description="training of the teachers")
+    search: Search = field(Search, "how their learning rate is chosen, where the recipe says `learning_rate: search`")
 
 
 class Student(Block):
     """Step 3, second half: one transformer distilled from the ensemble."""
 
     recipe: Recipe = Field(default_factory=recipe_of(**STUDENT), description="training of the students")
+    search: Search = field(Search, "how their learning rate is chosen, where the recipe says `learning_rate: search`")
 
 
 class Evaluation(Block):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from framekd import checkpoints
 from framekd.config import Recipe, UserError
 from framekd.data import ClipSet, Loader, chunks, strong_set
 from framekd.ensemble import SoftLabels, write_ensemble
+from framekd.models import FrameModel
 from framekd.pipeline.common import classes_of, device, label_file, open_store, provenance
 from framekd.pipeline.pretrain import start_from
-from framekd.train import Fit, fit, numpy_generator, torch_generator, validation_loss
+from framekd.train import Fit, fit, launch, numpy_generator, torch_generator, validation_loss
 
 
 def training_clips(data: str | Path) -> ClipSet:
@@ -24,26 +26,50 @@ def training_clips(data: str | Path) -> ClipSet:
 
 
 def train(
-    block: Mapping[str, Any], *, start: str, data: str, runs: Mapping[int, str], ensemble: str | None = None
-) -> None:
-    """Train one model per seed on frame labels (and on the ensemble's), from the encoder in `start`."""
-    recipe = Recipe.model_validate(block["recipe"])
-    clips = training_clips(data)
-    soft = SoftLabels(ensemble, clips.classes) if ensemble else None
-    for seed, weights in runs.items():
-        _train_one(block, recipe, clips, soft, start=start, seed=seed, directory=Path(weights).parent)
-
-
-def _train_one(
     block: Mapping[str, Any],
-    recipe: Recipe,
+    *,
+    start: str,
+    data: str,
+    runs: Mapping[int, str],
+    ensemble: str | None = None,
+    rate: str | None = None,
+    processes: int = 1,
+) -> None:
+    """Train one model per seed on frame labels (and on the ensemble's), from the encoder in `start`.
+
+    runs: seed → where its weights go. rate: the file with the learning rate that a search chose. processes: how many
+    train each model together.
+    """
+    recipe = dict(block["recipe"])
+    if rate is not None:
+        recipe["learning_rate"] = json.loads(Path(rate).read_text())["learning_rate"]
+    launch(_train, {**block, "recipe": recipe}, start, data, dict(runs), ensemble, processes=processes)
+
+
+def _train(block: Mapping[str, Any], start: str, data: str, runs: Mapping[int, str], ensemble: str | None) -> None:
+    clips = training_clips(data)
+    for seed, weights in runs.items():
+        directory = Path(weights).parent
+
+        def finish(model: FrameModel, result: Fit, seed: int = seed, directory: Path = directory) -> None:
+            note = provenance(start, seed=seed, recipe=block["recipe"], step=result.kept_step, **result.provenance)
+            checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
+
+        train_one(block, clips, start=start, seed=seed, directory=directory, ensemble=ensemble, finish=finish)
+
+
+def train_one(
+    block: Mapping[str, Any],
     clips: ClipSet,
-    soft: SoftLabels | None,
     *,
     start: str,
     seed: int,
     directory: Path,
+    ensemble: str | None,
+    finish: Callable[[FrameModel, Fit], None],
 ) -> None:
+    """Train one model on `clips`; `finish` is handed it before the state of the run is removed."""
+    recipe = Recipe.model_validate(block["recipe"])
     model = start_from(
         start,
         clips,
@@ -52,40 +78,40 @@ def _train_one(
         generator=torch_generator(seed, "init"),
     )
     kept, held = split(clips, recipe.validation_share, seed=seed)
-
-    def finish(result: Fit) -> None:
-        note = provenance(start, seed=seed, recipe=block["recipe"], step=result.kept_step, **result.provenance)
-        checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
-
     fit(
         model,
-        Loader(kept, recipe, seed=seed, soft=soft),
+        Loader(kept, recipe, seed=seed, soft=SoftLabels(ensemble, clips.classes) if ensemble else None),
         recipe,
         lr=recipe.rate(model.name),
         seed=seed,
         directory=directory,
         objective="strong",
         validation=validator(held, recipe) if len(held) else None,
-        finish=finish,
+        finish=lambda result: finish(model, result),
         identity={"start": str(start), "clips": len(kept)},
     )
 
 
-def split(clips: ClipSet, share: float, *, seed: int) -> tuple[ClipSet, ClipSet]:
-    """Training clips, and the `share` of them that is held out for the validation loss."""
-    order = numpy_generator(seed, "validation clips").permutation(len(clips))
+def split(clips: ClipSet, share: float, *, seed: int, purpose: str = "validation clips") -> tuple[ClipSet, ClipSet]:
+    """Training clips, and the `share` of them that is held out."""
+    order = numpy_generator(seed, purpose).permutation(len(clips))
     held = round(share * len(clips))
     if share and not 0 < held < len(clips):
-        raise UserError(f"validation_share: {share} of {len(clips)} clips leaves one of the two parts empty")
+        raise UserError(f"a share of {share} of {len(clips)} clips leaves one of the two parts empty; hold out another")
     return clips.select(np.sort(order[held:])), clips.select(np.sort(order[:held]))
+
+
+def label_loss(model: nn.Module, clips: ClipSet, *, batch_size: int) -> float:
+    """Mean loss on the labels of `clips` alone, whatever the training distils."""
+    batches = chunks(clips, batch_size)
+    return validation_loss(model, batches, Recipe(), objective="strong", device=device())["val/loss"]
 
 
 def validator(clips: ClipSet, recipe: Recipe) -> Callable[[nn.Module], Mapping[str, float]]:
     """Loss on held-out clips, as `fit` asks for it."""
 
     def validation(model: nn.Module) -> Mapping[str, float]:
-        batches = chunks(clips, recipe.batch_size)
-        return validation_loss(model, batches, recipe, objective="strong", device=device())
+        return {"val/loss": label_loss(model, clips, batch_size=recipe.batch_size)}
 
     return validation
 

@@ -6,7 +6,7 @@
 
 from framekd.train.loop import Fit, fit
 from framekd.train.objectives import OBJECTIVES, Objective, validation_loss
-from framekd.train.parallel import launch
+from framekd.train.parallel import is_main, launch
 from framekd.train.seeds import derive, numpy_generator, torch_generator
 from framekd.train.state import STOPPED, Diverged, Stopped
 
@@ -19,6 +19,7 @@ __all__ = [
     "Stopped",
     "derive",
     "fit",
+    "is_main",
     "launch",
     "numpy_generator",
     "torch_generator",

@@ -92,6 +92,11 @@ class World:
         return nullcontext() if is_last or self.size == 1 else wrapped.no_sync()  # type: ignore[operator]
 
 
+def is_main() -> bool:
+    """Whether this process is the one that writes: the first of those that train together, or the only one."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def launch(function: Callable[..., None], *args: Any, processes: int | None = None) -> None:
     """Call ``function(*args)`` in `processes` processes that train together (default: one per visible GPU).
 
