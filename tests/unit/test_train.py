@@ -44,7 +44,7 @@ MIXED = dict(distillation_weight=0.9, augment=dict(frame_shift=0.1, mixup=0.7, m
 
 def test_two_processes_take_the_steps_of_one(tmp_path):
     """Once as it is, once with batches in parts and clipped gradients; the last batch of an epoch is short."""
-    recipes = {"plain": MIXED, "parts": {**MIXED, "accumulate": 2, "clip_gradient": 0.1}}
+    recipes = {"plain": MIXED, "parts": {**MIXED, "accumulate": 2, "clip_gradient": 0.1, "ema": 0.9}}
     together(tmp_path / "one", 8, recipes)
     launch(together, tmp_path / "two", 8, recipes, processes=2)
     for name in recipes:
@@ -180,6 +180,51 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(tmp_path):
     assert len(states) == 5 and result.kept_step == 10
     assert torch.equal(model.frame_head.weight, states[1])
     assert [line["val/loss"] for line in result.history if "val/loss" in line] == [0.5, 0.3, 0.4, 0.6, 0.9]
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_the_kept_weights_are_the_average_by_hand(tmp_path, optimiser):
+    """The weights after each step are those of the run without an average; the kept ones follow from them."""
+    plain, recipe = [], dict(optimiser=optimiser, epochs=2, validate_epochs=1)
+    model = tiny()
+    mean = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def clock(part):
+        if part == "optimiser":
+            plain.append({name: value.detach().clone() for name, value in model.named_parameters()})
+
+    last, _ = train(tmp_path / "plain", model, recipe=recipe, clock=clock)
+    seen = []
+
+    def validation(model):
+        seen.append(model.frame_head.weight.detach().clone())
+        return {"val/loss": 1.0}
+
+    averaged, _ = train(tmp_path / "ema", recipe=recipe | {"ema": 0.8}, validation=validation)
+    for step, weights in enumerate(plain):
+        mean = {name: 0.8 * value + 0.2 * weights[name] for name, value in mean.items()}
+        if step == 4:
+            assert torch.allclose(seen[0], mean["frame_head.weight"], atol=1e-7)
+    assert len(plain) == 10
+    for name, value in averaged.named_parameters():
+        assert torch.allclose(value, mean[name], atol=1e-6), name
+    assert torch.equal(seen[1], averaged.frame_head.weight)
+    assert not torch.allclose(averaged.frame_head.weight, last.frame_head.weight, atol=1e-4)
+
+
+def test_frozen_parameters_are_not_averaged_and_the_best_is_of_averages(tmp_path):
+    found, states = iter([0.5, 0.3, 0.4]), []
+
+    def validation(model):
+        states.append({name: value.detach().clone() for name, value in model.state_dict().items()})
+        return {"val/loss": next(found)}
+
+    recipe = dict(epochs=3, validate_epochs=1, select="best_loss", validation_share=0.1, ema=0.9)
+    model, before = tiny(), tiny()
+    model.encoder.requires_grad_(False)
+    train(tmp_path, model, recipe=recipe, validation=validation)
+    assert all(torch.equal(a, b) for a, b in zip(model.encoder.parameters(), before.encoder.parameters()))
+    assert all(torch.equal(value, states[1][name]) for name, value in model.state_dict().items())
 
 
 def test_patience_ends_a_run(tmp_path):

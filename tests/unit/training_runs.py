@@ -57,6 +57,7 @@ def clips(n=24, *, weak=False, seconds=2.0):
 RUNS = {
     "teacher": dict(model="tiny", sequence="bigru", sampler="balanced", augment=AUGMENT, optimiser="adam"),
     "student": dict(model="tiny", augment=dict(mixup=0.5, wavmix=0.5), distillation_weight=0.9),
+    "averaged": dict(model="tiny", sequence="bigru", augment=dict(mixup=0.5), ema=0.9),
     # BEATs has dropout and layerdrop; its weak recipe has the other optimiser and the other objective.
     "weak": dict(model="BEATs", weak=True, optimiser="adamw", weight_decay=1e-2, augment=dict(mixup=1.0, wavmix=0.5)),
 }

@@ -68,6 +68,9 @@ class Recipe(Block):
     )
     compile: bool = field(False, "torch.compile the model")
     accumulate: int = field(1, "parts that a batch is cut into to fit the memory", ge=1)
+    ema: float | None = field(
+        None, "decay of an exponential moving average of the weights, which is what is validated and kept", gt=0, lt=1
+    )
     select: Literal["last", "best_loss"] = field(
         "last", "which weights are kept: the last, or of the lowest validation loss"
     )

@@ -17,6 +17,7 @@ from framekd.augment import augment
 from framekd.config import Recipe, UserError
 from framekd.memory import keep_freed_memory
 from framekd.optim import build_optimiser, factor, set_rate
+from framekd.train.average import Average
 from framekd.train.log import Log, Meter
 from framekd.train.objectives import Objective, default_forward, resolve
 from framekd.train.parallel import World
@@ -90,6 +91,7 @@ def fit(
     run = digest(model, about | {"more": identity or {}})
     model.to(device).train()
     optimiser = build_optimiser(model, recipe, lr=lr, depth_groups=_groups(model, recipe, depth_groups))
+    average = Average(model, recipe.ema)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision) if device.type == "cuda" else None
     scaler: Any = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
     if recipe.compile:
@@ -99,7 +101,7 @@ def fit(
 
     with RunFolder(directory, run, time_limit=time_limit, writes=world.main) as folder:
         world.most(0)  # nobody reads a state before the writer holds the lock
-        done, best = folder.restore(model, optimiser)
+        done, best = folder.restore(model, optimiser, average.weights)
         if done.scaler:
             scaler.load_state_dict(done.scaler)
         log = Log(folder.folder, done, total=total, device=device, world=world, tensorboard=tensorboard)
@@ -141,6 +143,7 @@ def fit(
             scaler.step(optimiser)
             scaler.update()
             optimiser.zero_grad(set_to_none=True)
+            average.update()
             mark("optimiser")
 
             done.step = step + 1
@@ -151,10 +154,11 @@ def fit(
 
             if validation is not None and (ended or done.step % validate_every == 0):
                 log.check()
-                metrics = world.share(dict(validation(model)) if world.main else None)
-                model.train()
-                log.write(done.step, metrics)
-                best = _judge(metrics, done, best, model, recipe)
+                with average.in_place():
+                    metrics = world.share(dict(validation(model)) if world.main else None)
+                    model.train()
+                    log.write(done.step, metrics)
+                    best = _judge(metrics, done, best, model, recipe)
                 ended = ended or (recipe.patience is not None and done.worse >= recipe.patience)
             if ended:
                 break
@@ -166,7 +170,7 @@ def fit(
                 log.check()
                 meter.read(done)
                 done.scaler = scaler.state_dict()
-                folder.save(model, optimiser, done, best=best)
+                folder.save(model, optimiser, done, average=average.weights, best=best)
                 saved = time.monotonic()
             if wish == 2:
                 bar.close()
@@ -178,6 +182,7 @@ def fit(
         log.check()
         bar.close()
         meter.read(done)
+        average.swap()
         if best is not None:
             for name, value in trained(model).items():
                 value.data.copy_(best[name])

@@ -117,6 +117,7 @@ class RunFolder:
         optimiser: Optimiser,
         progress: Progress,
         *,
+        average: Mapping[str, torch.Tensor],
         best: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Write the state; a kill at any moment leaves the one before or this one."""
@@ -126,6 +127,7 @@ class RunFolder:
         names = {parameter: name for name, parameter in model.named_parameters()}
         for parameter, slots in optimiser.state.items():
             tensors |= {f"optimiser/{names[parameter]}/{slot}": value for slot, value in slots.items()}
+        tensors |= {f"average/{name}": value for name, value in average.items()}
         tensors |= {f"best/{name}": value for name, value in (best or {}).items()}
         tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
         aside = self.file.with_suffix(".partial")
@@ -134,8 +136,10 @@ class RunFolder:
             os.fsync(handle.fileno())
         aside.replace(self.file)
 
-    def restore(self, model: nn.Module, optimiser: Optimiser) -> tuple[Progress, dict[str, torch.Tensor] | None]:
-        """Load the state into `model` and `optimiser`, if there is one of this very run; else start anew."""
+    def restore(
+        self, model: nn.Module, optimiser: Optimiser, average: Mapping[str, torch.Tensor]
+    ) -> tuple[Progress, dict[str, torch.Tensor] | None]:
+        """Load the state into `model`, `optimiser` and `average`, if there is one of this very run; else start anew."""
         if not self.file.exists():
             return Progress(), None
         with safe_open(self.file, "pt") as handle:
@@ -146,6 +150,8 @@ class RunFolder:
         progress = Progress(**json.loads(about["progress"]))
         for name, value in trained(model).items():
             value.data.copy_(tensors[f"model/{name}"])
+        for name, value in average.items():
+            value.copy_(tensors[f"average/{name}"])
         for name, parameter in model.named_parameters():
             start = f"optimiser/{name}/"
             slots = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
