@@ -3,12 +3,15 @@
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
+    from framekd.pipeline.common import processes
     from framekd.pipeline.search import try_rate
+    from framekd.pipeline.strong import Given
 
-    try_rate(
+    given = Given(
         snakemake.params.block,
         start=snakemake.input.start,
         data=snakemake.params.data,
         ensemble=snakemake.input.get("ensemble") or None,
-        out=snakemake.output.result,
+        tracking=snakemake.config["tracking"],
     )
+    try_rate(given, out=snakemake.output.result, processes=processes(snakemake.resources.get("gpu", 0)))

@@ -3,12 +3,18 @@
 from framekd.pipeline import job
 
 with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.strong import train
+    from framekd.pipeline.common import processes
+    from framekd.pipeline.strong import Given, train
 
-    train(
+    given = Given(
         snakemake.params.block,
         start=snakemake.input.start,
         data=snakemake.params.data,
+        tracking=snakemake.config["tracking"],
+    )
+    train(
+        given,
+        dict(zip(snakemake.params.seeds, snakemake.output.weights, strict=True)),
         rate=next(iter(snakemake.input.rate), None),
-        runs=dict(zip(snakemake.params.seeds, snakemake.output.weights, strict=True)),
+        processes=processes(snakemake.resources.get("gpu", 0)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -128,6 +129,10 @@ def _environment(config: Config) -> list[str]:
         )
     if config.audioset.download.enabled and config.miniature is None:
         out += download.problems(config.audioset.download)
+    if config.tracking.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        out.append("tracking.tensorboard: tensorboard is not installed; pip install framekd[monitor]")
+    if config.tracking.wandb and importlib.util.find_spec("wandb") is None:
+        out.append("tracking.wandb: Weights & Biases is not installed; pip install wandb")
     return out
 
 

@@ -9,7 +9,7 @@ from small_audioset import block, write_audioset, write_step1
 from framekd.config import Config, UserError, load
 from framekd.pipeline import search as stage
 from framekd.pipeline.search import choose, choose_rate, try_rate
-from framekd.pipeline.strong import split, train, training_clips
+from framekd.pipeline.strong import Given, split, train, training_clips
 from framekd.plan import Plan
 
 
@@ -60,7 +60,7 @@ def job(rate, **search):
 def tried(audioset, folder, rate, **search):
     data, start = audioset
     out = folder / str(rate) / "result.json"
-    try_rate(job(rate, **search), start=start, data=data, out=str(out))
+    try_rate(Given(job(rate, **search), start, data), out=str(out))
     return out
 
 
@@ -79,7 +79,7 @@ def test_a_silly_rate_loses_against_a_sane_one_and_training_uses_the_choice(audi
     data, start = audioset
     weights = tmp_path / "seed1" / "model.safetensors"
     given = block(learning_rate="search", epochs=1)
-    train(given, start=start, data=data, runs={1: str(weights)}, rate=str(choice))
+    train(Given(given, start, data), {1: str(weights)}, rate=str(choice))
     lines = [json.loads(line) for line in (weights.parent / "history.jsonl").read_text().splitlines()]
     assert lines[2]["train/lr"] == 3e-3  # the peak, after two steps of warm-up
     assert json.loads((weights.parent / "spec.json").read_text())["provenance"]["recipe"]["learning_rate"] == 3e-3
@@ -94,7 +94,7 @@ def test_a_rate_that_diverges_is_worst_and_no_failure(audioset, tmp_path):
 def test_judges_are_held_out_and_always_the_same(audioset, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(stage, "judge", lambda model, clips, search: seen.append(clips.ids) or 0.5)
-    monkeypatch.setattr(stage, "train_one", lambda block, clips, *, finish, **_: finish(None, stage.Fit(clips.ids)))
+    monkeypatch.setattr(stage, "train_one", lambda given, clips, *, finish, **_: finish(None, stage.Fit(clips.ids)))
     for seed in (1, 1, 2):
         tried(audioset, tmp_path, 1e-3, seed=seed)
     trained = json.loads((tmp_path / "0.001" / "result.json").read_text())["history"]

@@ -20,6 +20,6 @@ rule report:
         results=R,
         data=D,
         version=VERSIONS["tables"],
-        config=cfg.model_dump(mode="json", by_alias=True),
+        config=cfg.model_dump(mode="json", by_alias=True, exclude={"tracking"}),
     script:
         "../../scripts/report.py"

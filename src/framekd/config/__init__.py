@@ -31,6 +31,7 @@ from framekd.config.stages import (
     Teacher,
     default_resources,
 )
+from framekd.config.tracking import Tracking
 
 __all__ = [
     "LABEL_FILES",
@@ -54,6 +55,7 @@ __all__ = [
     "Student",
     "Task",
     "Teacher",
+    "Tracking",
     "UserError",
     "load",
     "load_files",
@@ -81,6 +83,7 @@ class Config(Block):
     evaluation: Evaluation = field(Evaluation, "scoring")
     downstream: Downstream = field(Downstream, "Table II")
     miniature: Miniature | None = field(None, "the embedded miniature instead of AudioSet; null is the real data")
+    tracking: Tracking = field(Tracking, "where trainings are shown while they run; changing it reruns nothing")
     resources: dict[str, Resources] = Field(default_factory=default_resources, description="resources per stage")
 
     @model_validator(mode="before")

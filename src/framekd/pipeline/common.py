@@ -37,6 +37,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def processes(gpus: int) -> int:
+    """How many processes train a model together: one per GPU of the job that is there; one without any."""
+    return max(1, min(gpus, torch.cuda.device_count()))
+
+
 def provenance(start: str | Path | None, **values: Any) -> Mapping[str, Any]:
     """Where weights come from: kept in their spec.json."""
     return {"start": str(start) if start else None, "torch": torch.__version__, **values}

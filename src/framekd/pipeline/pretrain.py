@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from framekd import checkpoints, metrics
-from framekd.config import Recipe
+from framekd.config import Recipe, Tracking
 from framekd.data import ClipSet, Loader, chunks, weak_set
 from framekd.events import CLIP_FRAMES
 from framekd.labels import read_weak_classes
 from framekd.models import FrameModel, build_model
 from framekd.pipeline.common import device, label_file, open_store, provenance
 from framekd.store import Store
-from framekd.train import Fit, fit, torch_generator
+from framekd.train import Fit, fit, launch, torch_generator
 
 
 def step1(model: str, block: Mapping[str, Any], *, downloads: str, out: str) -> None:
@@ -34,14 +34,36 @@ def step1(model: str, block: Mapping[str, Any], *, downloads: str, out: str) -> 
     checkpoints.save_checkpoint(Path(out).parent, made, classes=["none"], provenance=provenance(None, **source))
 
 
-def step2(block: Mapping[str, Any], *, start: str, data: str, splits: Sequence[str], out: str) -> None:
-    """Train on the clip labels of AudioSet Weak, and note the mAP on its evaluation clips."""
+def step2(
+    block: Mapping[str, Any],
+    *,
+    start: str,
+    data: str,
+    splits: Sequence[str],
+    out: str,
+    processes: int = 1,
+    tracking: Mapping[str, Any] | None = None,
+) -> None:
+    """Train on the clip labels of AudioSet Weak, and note the mAP on its evaluation clips.
+
+    processes: how many train the model together. tracking: the configuration's block of that name.
+    """
+    launch(_step2, block, start, data, list(splits), Path(out).parent, tracking, processes=processes)
+
+
+def _step2(
+    block: Mapping[str, Any],
+    start: str,
+    data: str,
+    splits: Sequence[str],
+    directory: Path,
+    tracking: Mapping[str, Any] | None,
+) -> None:
     recipe, seed = Recipe.model_validate(block["recipe"]), block["seed"]
     classes = read_weak_classes(label_file(data, "class_labels"))
     store = open_store(data)
     clips = weak_set(store, [label_file(data, split) for split in splits], classes)
     model = start_from(start, clips, recipe, generator=torch_generator(seed, "init"))
-    directory = Path(out).parent
 
     def finish(result: Fit) -> None:
         score = weak_map(model, store, label_file(data, "eval"), classes)
@@ -58,6 +80,7 @@ def step2(block: Mapping[str, Any], *, start: str, data: str, splits: Sequence[s
         objective="weak",
         finish=finish,
         identity={"start": str(start), "clips": len(clips)},
+        tracking=Tracking.model_validate(tracking or {}),
     )
 
 

@@ -14,25 +14,23 @@ from framekd.config import UserError
 from framekd.data import ClipSet
 from framekd.models import FrameModel
 from framekd.pipeline.evaluate import evaluation_clips, score
-from framekd.pipeline.strong import label_loss, split, train_one, training_clips
+from framekd.pipeline.strong import Given, label_loss, split, train_one, training_clips
 from framekd.train import Diverged, Fit, is_main, launch
 
 
-def try_rate(
-    block: Mapping[str, Any], *, start: str, data: str, out: str, ensemble: str | None = None, processes: int = 1
-) -> None:
-    """Train at the rate in `block` and write how good it was to `out`; a run that diverges has no value."""
-    launch(_try_rate, block, start, data, ensemble, Path(out), processes=processes)
+def try_rate(given: Given, *, out: str, processes: int = 1) -> None:
+    """Train at the rate in ``given.block`` and write how good it was to `out`; a run that diverges has no value."""
+    launch(_try_rate, given, Path(out), processes=processes)
 
 
-def _try_rate(block: Mapping[str, Any], start: str, data: str, ensemble: str | None, out: Path) -> None:
-    search = block["search"]
-    clips = training_clips(data)
+def _try_rate(given: Given, out: Path) -> None:
+    search, rate = given.block["search"], given.block["recipe"]["learning_rate"]
+    clips = training_clips(given.data)
     if search["judged_on"] == "train":
         clips, judges = split(clips, search["share"], seed=search["seed"], purpose="search clips")
     else:
-        judges = evaluation_clips(data)
-    known = {"learning_rate": block["recipe"]["learning_rate"], "criterion": search["criterion"], "clips": len(judges)}
+        judges = evaluation_clips(given.data)
+    known = {"learning_rate": rate, "criterion": search["criterion"], "clips": len(judges)}
 
     def finish(model: FrameModel, result: Fit) -> None:
         value = judge(model, judges, search)
@@ -41,9 +39,7 @@ def _try_rate(block: Mapping[str, Any], start: str, data: str, ensemble: str | N
         _write(out, known | about)
 
     try:
-        train_one(
-            block, clips, start=start, seed=search["seed"], directory=out.parent, ensemble=ensemble, finish=finish
-        )
+        train_one(given, clips, seed=search["seed"], directory=out.parent, finish=finish)
     except Diverged as error:
         if is_main():
             resume = out.parent / ".resume"

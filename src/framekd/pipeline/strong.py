@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from framekd import checkpoints
-from framekd.config import Recipe, UserError
+from framekd.config import Recipe, Tracking, UserError
 from framekd.data import ClipSet, Loader, chunks, strong_set
 from framekd.ensemble import SoftLabels, write_ensemble
 from framekd.models import FrameModel
@@ -25,62 +26,59 @@ def training_clips(data: str | Path) -> ClipSet:
     return strong_set(open_store(data), label_file(data, "train_strong"), classes_of(data)[0])
 
 
-def train(
-    block: Mapping[str, Any],
-    *,
-    start: str,
-    data: str,
-    runs: Mapping[int, str],
-    ensemble: str | None = None,
-    rate: str | None = None,
-    processes: int = 1,
-) -> None:
-    """Train one model per seed on frame labels (and on the ensemble's), from the encoder in `start`.
+@dataclass(frozen=True)
+class Given:
+    """What the trainings of a job are given: plain data, which other processes can be handed."""
+
+    block: Mapping[str, Any]
+    start: str
+    data: str
+    ensemble: str | None = None
+    tracking: Mapping[str, Any] | None = None
+
+
+def train(given: Given, runs: Mapping[int, str], *, rate: str | None = None, processes: int = 1) -> None:
+    """Train one model per seed on frame labels (and on the ensemble's), from the encoder in ``given.start``.
 
     runs: seed → where its weights go. rate: the file with the learning rate that a search chose. processes: how many
     train each model together.
     """
-    recipe = dict(block["recipe"])
     if rate is not None:
-        recipe["learning_rate"] = json.loads(Path(rate).read_text())["learning_rate"]
-    launch(_train, {**block, "recipe": recipe}, start, data, dict(runs), ensemble, processes=processes)
+        chosen = json.loads(Path(rate).read_text())["learning_rate"]
+        recipe = {**given.block["recipe"], "learning_rate": chosen}
+        given = replace(given, block={**given.block, "recipe": recipe})
+    launch(_train, given, dict(runs), processes=processes)
 
 
-def _train(block: Mapping[str, Any], start: str, data: str, runs: Mapping[int, str], ensemble: str | None) -> None:
-    clips = training_clips(data)
+def _train(given: Given, runs: Mapping[int, str]) -> None:
+    clips, recipe = training_clips(given.data), given.block["recipe"]
     for seed, weights in runs.items():
         directory = Path(weights).parent
 
         def finish(model: FrameModel, result: Fit, seed: int = seed, directory: Path = directory) -> None:
-            note = provenance(start, seed=seed, recipe=block["recipe"], step=result.kept_step, **result.provenance)
+            note = provenance(given.start, seed=seed, recipe=recipe, step=result.kept_step, **result.provenance)
             checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
 
-        train_one(block, clips, start=start, seed=seed, directory=directory, ensemble=ensemble, finish=finish)
+        train_one(given, clips, seed=seed, directory=directory, finish=finish)
 
 
 def train_one(
-    block: Mapping[str, Any],
-    clips: ClipSet,
-    *,
-    start: str,
-    seed: int,
-    directory: Path,
-    ensemble: str | None,
-    finish: Callable[[FrameModel, Fit], None],
+    given: Given, clips: ClipSet, *, seed: int, directory: Path, finish: Callable[[FrameModel, Fit], None]
 ) -> None:
     """Train one model on `clips`; `finish` is handed it before the state of the run is removed."""
-    recipe = Recipe.model_validate(block["recipe"])
+    recipe = Recipe.model_validate(given.block["recipe"])
+    soft = SoftLabels(given.ensemble, clips.classes) if given.ensemble else None
     model = start_from(
-        start,
+        given.start,
         clips,
         recipe,
-        sequence_model=block.get("sequence_model"),
+        sequence_model=given.block.get("sequence_model"),
         generator=torch_generator(seed, "init"),
     )
     kept, held = split(clips, recipe.validation_share, seed=seed)
     fit(
         model,
-        Loader(kept, recipe, seed=seed, soft=SoftLabels(ensemble, clips.classes) if ensemble else None),
+        Loader(kept, recipe, seed=seed, soft=soft),
         recipe,
         lr=recipe.rate(model.name),
         seed=seed,
@@ -88,7 +86,8 @@ def train_one(
         objective="strong",
         validation=validator(held, recipe) if len(held) else None,
         finish=lambda result: finish(model, result),
-        identity={"start": str(start), "clips": len(kept)},
+        identity={"start": str(given.start), "clips": len(kept)},
+        tracking=Tracking.model_validate(given.tracking or {}),
     )
 
 

@@ -22,7 +22,7 @@ class Average:
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.decay = decay
         training = [] if decay is None else [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        self._parameters = [parameter for _, parameter in training]
+        self._parameters: list[Tensor] = [parameter for _, parameter in training]
         self.weights: dict[str, Tensor] = {name: parameter.detach().clone() for name, parameter in training}
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a run tells: history as JSON lines, TensorBoard on request, hours and energy for its provenance."""
+"""What a run tells: history as JSON lines (and to whom it may be shown), hours and energy for its provenance."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framekd.config import UserError
 from framekd.train.parallel import World
 from framekd.train.state import Diverged, Progress
+from framekd.train.trackers import Tracker
 
 FILE = "history.jsonl"
 
@@ -23,7 +23,14 @@ class Log:
     """Losses are read from the device once per line, not once per step: a GPU is never made to wait for the host."""
 
     def __init__(
-        self, folder: Path, done: Progress, *, total: int, device: torch.device, world: World, tensorboard: bool
+        self,
+        folder: Path,
+        done: Progress,
+        *,
+        total: int,
+        device: torch.device,
+        world: World,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.file, self.done, self.world = folder / FILE, done, world
         self.every = max(1, min(50, total // 100))
@@ -33,7 +40,7 @@ class Log:
         self._waiting: list[tuple[int, Sequence[str], Tensor]] = []
         self._losses: list[float] = []
         self._clips, self._since = 0, time.perf_counter()
-        self._tensorboard = _tensorboard(folder.parent) if tensorboard and world.main else None
+        self._trackers = trackers
         if world.main:
             self._rewrite(self.file)
 
@@ -73,28 +80,22 @@ class Log:
         if self.world.main:
             with self.file.open("a") as handle:
                 handle.write(json.dumps(line) + "\n")
-        if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.write(step, values)
 
     def publish(self, directory: Path) -> None:
         """Put the whole history beside the run's output."""
         self._rewrite(directory / FILE)
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+
+    def close(self) -> None:
+        """Let the trackers write what they still hold."""
+        for tracker in self._trackers:
+            tracker.close()
 
     def _rewrite(self, path: Path) -> None:
         aside = path.with_name(f".{path.name}.partial")
         aside.write_text("".join(json.dumps(line) + "\n" for line in self.done.history))
         aside.replace(path)
-
-
-def _tensorboard(directory: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("tensorboard is not installed; pip install framekd[monitor], or train without it") from None
-    return SummaryWriter(directory / "tensorboard")
 
 
 class Meter:

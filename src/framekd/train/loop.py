@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from framekd.augment import augment
-from framekd.config import Recipe, UserError
+from framekd.config import Recipe, Tracking, UserError
 from framekd.memory import keep_freed_memory
 from framekd.optim import build_optimiser, factor, set_rate
 from framekd.train.average import Average
@@ -23,6 +24,7 @@ from framekd.train.objectives import Objective, default_forward, resolve
 from framekd.train.parallel import World
 from framekd.train.seeds import numpy_generator, torch_generator
 from framekd.train.state import Progress, RunFolder, Stopped, digest, trained
+from framekd.train.trackers import trackers
 
 Forward = Callable[[nn.Module, Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
 
@@ -57,7 +59,7 @@ def fit(
     time_limit: float | None = None,
     save_minutes: float = 10.0,
     save_steps: int | None = None,
-    tensorboard: bool = False,
+    tracking: Tracking | None = None,
     clock: Callable[[str], None] | None = None,
 ) -> Fit:
     """Train the parameters of `model` that require a gradient, in place, and return what happened.
@@ -71,6 +73,7 @@ def fit(
     depth_groups: parameter names by depth for ``recipe.layer_decay``; None asks the model.
     finish: called with the result before the state is removed: write the checkpoint here, and no kill loses the run.
     identity: what else makes the run what it is (data, ensemble); a state of another run is not continued.
+    tracking: where the history is shown besides.
     clock: called with the name of each part of a step after it (benchmarks).
     time_limit: seconds until the run saves and leaves; Slurm's own limit is respected anyway.
 
@@ -99,12 +102,14 @@ def fit(
     call = world.wrap(_Call(model, forward), device)
     mark = clock or (lambda part: None)
 
-    with RunFolder(directory, run, time_limit=time_limit, writes=world.main) as folder:
+    with RunFolder(directory, run, time_limit=time_limit, writes=world.main) as folder, ExitStack() as leaving:
         world.most(0)  # nobody reads a state before the writer holds the lock
         done, best = folder.restore(model, optimiser, average.weights)
         if done.scaler:
             scaler.load_state_dict(done.scaler)
-        log = Log(folder.folder, done, total=total, device=device, world=world, tensorboard=tensorboard)
+        shown = trackers(tracking if world.main else None, directory, step=done.step, identity=run, about=about)
+        log = Log(folder.folder, done, total=total, device=device, world=world, trackers=shown)
+        leaving.callback(log.close)
         meter, saved = Meter(device), time.monotonic()
         bar = _bar(directory, done, total, batch_size=recipe.batch_size, show=progress and world.main)
 
