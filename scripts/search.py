@@ -9,9 +9,9 @@ with job(snakemake.log[0], threads=snakemake.threads):
 
     given = Given(
         snakemake.params.block,
-        start=snakemake.input.start,
+        start=str(snakemake.input.start),
         data=snakemake.params.data,
-        ensemble=snakemake.input.get("ensemble") or None,
+        ensemble=str(snakemake.input.get("ensemble") or "") or None,
         tracking=snakemake.config["tracking"],
     )
     try_rate(given, out=snakemake.output.result, processes=processes(snakemake.resources.get("gpu", 0)))

@@ -8,7 +8,7 @@ with job(snakemake.log[0], threads=snakemake.threads):
 
     step2(
         snakemake.params.block,
-        start=snakemake.input.start,
+        start=str(snakemake.input.start),
         data=snakemake.params.data,
         splits=snakemake.params.splits,
         processes=processes(snakemake.resources.get("gpu", 0)),

@@ -8,13 +8,13 @@ with job(snakemake.log[0], threads=snakemake.threads):
 
     given = Given(
         snakemake.params.block,
-        start=snakemake.input.start,
+        start=str(snakemake.input.start),
         data=snakemake.params.data,
         tracking=snakemake.config["tracking"],
     )
     train(
         given,
-        dict(zip(snakemake.params.seeds, snakemake.output.weights, strict=True)),
+        dict(zip(snakemake.params.seeds, map(str, snakemake.output.weights), strict=True)),
         rate=next(iter(snakemake.input.rate), None),
         processes=processes(snakemake.resources.get("gpu", 0)),
     )

@@ -58,6 +58,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
         assert two[0]["weight"] == two[1]["weight"]
         assert torch.tensor(one["weight"]).allclose(torch.tensor(two[0]["weight"]), atol=1e-4)
         assert not (tmp_path / "two" / name / ".resume").exists()
+        assert (tmp_path / "two" / name / "finished").read_text() == "rank 0\n"  # the result is written once
 
 
 def test_accumulated_parts_equal_the_whole_batch(tmp_path):

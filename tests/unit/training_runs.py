@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from framekd.config import Recipe
+from framekd.config import Recipe, UserError
 from framekd.data import Arrays, Loader
 from framekd.data.clips import labelled
 from framekd.labels import ClassList
@@ -130,9 +130,21 @@ def together(directory, batch_size, recipes):
         model = build_model("tiny", n_classes=CLASSES, sizes=SIZES).init_weights(torch_generator(7))
         watched = Watched(Loader(clips(), recipe, seed=5, n_frames=FRAMES, soft=Soft()))
         folder = Path(directory) / name
-        result = fit(model, watched, recipe, lr=1e-3, seed=11, directory=folder, progress=False)
+
+        def finish(_, folder=folder):
+            with (folder / "finished").open("a") as file:
+                file.write(f"rank {rank}\n")
+
+        result = fit(model, watched, recipe, lr=1e-3, seed=11, directory=folder, progress=False, finish=finish)
         report = {"history": result.history, "seen": watched.seen, "weight": model.frame_head.weight.tolist()}
         (folder / f"rank{rank}.json").write_text(json.dumps(report))
+
+
+def tell_off(how):
+    """Two processes that train together: the second finds a mistake, or crashes, and the first waits for it."""
+    if torch.distributed.get_rank() == 1:
+        raise ZeroDivisionError if how == "crash" else UserError("the file x is not there")
+    torch.distributed.barrier()
 
 
 class Watched:

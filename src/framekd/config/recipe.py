@@ -181,5 +181,5 @@ LI_ET_AL = dict(
     validate_epochs=1,
     select="best_loss",
     patience=10,
-    augment=dict(mixup=0.0, wavmix=0.0),
+    augment=dict(mixup=0.0, wavmix=0.0, frame_shift=0.0),
 )

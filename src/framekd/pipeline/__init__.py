@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from framekd.config import UserError
 from framekd.memory import keep_freed_memory
@@ -20,6 +21,7 @@ def job(log: str, *, threads: int) -> Iterator[None]:
     keep_freed_memory()
     with (
         Path(log).open("w", buffering=1) as stream,
+        _into(stream),
         contextlib.redirect_stdout(stream),
         contextlib.redirect_stderr(stream),
     ):
@@ -36,3 +38,19 @@ def job(log: str, *, threads: int) -> Iterator[None]:
 
             traceback.print_exc(file=stream)
             raise
+
+
+@contextlib.contextmanager
+def _into(stream: TextIO) -> Iterator[None]:
+    """Send what other processes and libraries in C say to `stream` too: they know the descriptors alone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = os.dup(1), os.dup(2)
+    try:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+        yield
+    finally:
+        for number, saved in zip((1, 2), before):
+            os.dup2(saved, number)
+            os.close(saved)

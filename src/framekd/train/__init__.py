@@ -4,9 +4,10 @@
 (:mod:`framekd.train.seeds`), so that a run that was killed and continued ends in the same weights.
 """
 
+from framekd.train.launch import launch
 from framekd.train.loop import Fit, fit
 from framekd.train.objectives import OBJECTIVES, Objective, validation_loss
-from framekd.train.parallel import is_main, launch
+from framekd.train.parallel import is_main
 from framekd.train.seeds import derive, numpy_generator, torch_generator
 from framekd.train.state import STOPPED, Diverged, Stopped
 

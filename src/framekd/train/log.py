@@ -99,26 +99,26 @@ class Log:
 
 
 class Meter:
-    """Seconds that a run took, over all its continuations, and joules where the driver counts them."""
+    """Seconds that a run took, over all its continuations, and joules of its GPUs where the driver counts them."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self._energy = device, _energy_counter(device)
+    def __init__(self, device: torch.device, world: World) -> None:
+        self.device, self.world, self._energy = device, world, _energy_counter(device)
         self._since, self._joules = time.monotonic(), self._energy() if self._energy else 0.0
 
     def read(self, done: Progress) -> None:
-        """Add what passed since the last reading."""
+        """Add what passed since the last reading; all processes together."""
         now = time.monotonic()
         done.seconds += now - self._since
         self._since = now
-        if self._energy:
-            joules = self._energy()
-            done.joules += joules - self._joules
-            self._joules = joules
+        joules = self._energy() if self._energy else 0.0
+        done.joules += self.world.total(joules - self._joules)
+        self._joules = joules
 
     def provenance(self, done: Progress) -> dict[str, Any]:
-        """Device, hours and (a GPU's) energy."""
+        """Devices, hours (of the clock; of a GPU, times their number, GPU hours) and (of GPUs) energy."""
         gpu = self.device.type == "cuda"
         out: dict[str, Any] = {"device": torch.cuda.get_device_name(self.device) if gpu else "cpu"}
+        out["processes"] = self.world.size
         out["hours"] = round(done.seconds / 3600, 5)
         if done.joules:
             out["watt_hours"] = round(done.joules / 3600, 2)

@@ -110,7 +110,7 @@ def fit(
         shown = trackers(tracking if world.main else None, directory, step=done.step, identity=run, about=about)
         log = Log(folder.folder, done, total=total, device=device, world=world, trackers=shown)
         leaving.callback(log.close)
-        meter, saved = Meter(device), time.monotonic()
+        meter, saved = Meter(device, world), time.monotonic()
         bar = _bar(directory, done, total, batch_size=recipe.batch_size, show=progress and world.main)
 
         for batch in loader.batches(done.step, total):

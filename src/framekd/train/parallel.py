@@ -7,9 +7,6 @@ processes; gradients are averaged by DistributedDataParallel. So two processes t
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -67,6 +64,14 @@ class World:
             values /= self.size
         return values
 
+    def total(self, value: float) -> float:
+        """The sum over processes."""
+        if self.size == 1:
+            return value
+        out = torch.tensor([value], dtype=torch.float64)
+        dist.all_reduce(out, group=self._votes)
+        return float(out)
+
     def share(self, value: Any) -> Any:
         """What the first process holds, for all."""
         if self.size == 1:
@@ -95,30 +100,3 @@ class World:
 def is_main() -> bool:
     """Whether this process is the one that writes: the first of those that train together, or the only one."""
     return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def launch(function: Callable[..., None], *args: Any, processes: int | None = None) -> None:
-    """Call ``function(*args)`` in `processes` processes that train together (default: one per visible GPU).
-
-    One process is this one. `function` must be importable by name; what it returns is lost: results are files.
-    """
-    processes = processes if processes is not None else max(1, torch.cuda.device_count())
-    if processes == 1:
-        function(*args)
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (processes, port, function, args), nprocs=processes)
-
-
-def _worker(rank: int, processes: int, port: int, function: Callable[..., None], args: tuple) -> None:
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(rank)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=processes)
-    try:
-        function(*args)
-    finally:
-        dist.destroy_process_group()

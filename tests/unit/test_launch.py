@@ -1,0 +1,103 @@
+"""Several processes that train together: through a job of the graph, told to stop, and when one of them fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_audioset import block, write_audioset, write_step1
+from training_runs import slow_run, start, tell_off
+
+from framekd.config import UserError
+from framekd.pipeline.common import processes
+from framekd.pipeline.strong import Given, train
+from framekd.train import STOPPED, launch
+
+SCRIPT = """
+import json, sys
+from framekd.pipeline import job
+
+given, runs, log = json.loads(sys.argv[1])
+with job(log, threads=2):
+    from framekd.pipeline.strong import Given, train
+
+    print("the job begins")
+    train(Given(**given), runs, processes=2)
+"""
+
+
+def test_a_job_of_two_processes_trains_as_one_does(tmp_path):
+    """Through a program without a guard, as Snakemake's scripts are; words of all processes are in the job's log."""
+    write_audioset(tmp_path / "data")
+    given = {
+        "block": block(learning_rate=1e-3, ema=0.9),
+        "start": write_step1(tmp_path),
+        "data": str(tmp_path / "data"),
+    }
+    script, log = tmp_path / "job.py", tmp_path / "job.log"
+    script.write_text(SCRIPT)
+    two = {1: str(tmp_path / "two" / "seed1" / "model.safetensors")}
+    ran = subprocess.run(
+        [sys.executable, script, json.dumps([given, two, str(log)])], capture_output=True, text=True, timeout=120
+    )
+    said = log.read_text()
+    assert ran.returncode == 0 and ran.stdout == ran.stderr == "", said + ran.stderr
+    assert said.count("the job begins") == 1 and "clips" in said  # the bar of the first process
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    one = {1: str(tmp_path / "one" / "seed1" / "model.safetensors")}
+    train(Given(**given), one)
+    torch.set_num_threads(threads)
+
+    folders = [Path(runs[1]).parent for runs in (one, two)]
+    histories = [[json.loads(line) for line in (f / "history.jsonl").read_text().splitlines()] for f in folders]
+    assert len(histories[0]) == 10
+    for a, b in zip(*histories, strict=True):
+        assert a["train/loss"] == pytest.approx(b["train/loss"], abs=1e-5)
+    weights = [load_file(runs_[1]) for runs_ in (one, two)]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
+    notes = [json.loads((f / "spec.json").read_text())["provenance"] for f in folders]
+    assert [note["processes"] for note in notes] == [1, 2]
+    left = {path.name for path in folders[1].iterdir()}
+    assert left == {"model.safetensors", "spec.json", "history.jsonl"}
+
+
+def test_a_signal_stops_all_processes_with_one_state_that_continues(tmp_path):
+    job = start(launch, slow_run, "student", tmp_path, processes=2)
+    history, until = tmp_path / ".resume" / "history.jsonl", time.monotonic() + 60
+    while not (history.exists() and len(history.read_text().splitlines()) >= 2):
+        assert time.monotonic() < until and job.is_alive()
+        time.sleep(0.05)
+    os.kill(job.pid, signal.SIGTERM)
+    job.join(30)
+    assert job.exitcode == STOPPED
+    assert (tmp_path / ".resume" / "state.safetensors").exists() and not (tmp_path / "model.safetensors").exists()
+    launch(slow_run, "student", tmp_path, processes=1)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ("mistake", UserError, "^the file x is not there$"),
+        ("crash", RuntimeError, r"exit codes .*1.*; see above"),
+    ],
+)
+def test_what_ends_one_ends_all(how, kind, words, monkeypatch):
+    monkeypatch.setattr(sys.modules["framekd.train.launch"], "PATIENCE", 0.5)
+    with pytest.raises(kind, match=words):
+        launch(tell_off, how, processes=2)
+
+
+def test_a_job_has_as_many_processes_as_gpus_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [processes(n) for n in (0, 1, 2, 4, 8)] == [1, 1, 2, 4, 4]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert [processes(n) for n in (0, 1, 4)] == [1, 1, 1]
