@@ -76,6 +76,8 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
         loss = 0.1 + 0.6 * np.exp(-np.arange(200) / 40) + 0.02 * draw.standard_normal(200)
         lines = [json.dumps({"step": i + 1, "train/loss": value}) for i, value in enumerate(loss)]
         (folder / "history.jsonl").write_text("\n".join(lines) + "\n")
+        spent = {"device": "H200", "processes": 2, "hours": 1.5} | ({"watt_hours": 700.0} if seed == 1 else {})
+        (folder / "spec.json").write_text(json.dumps({"provenance": spent}))
     write_examples(
         results / "evaluation" / "students" / "proposed.examples.npz",
         example_clips(),

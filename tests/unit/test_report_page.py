@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +17,7 @@ from finished_run import CLASSES, example_clips, write_finished_run
 from framekd import config
 from framekd.examples import Examples, read_examples, write_examples
 from framekd.report import figures, shown_threshold, write_report
+from framekd.report.compute import costs
 from framekd.report.gather import read_history
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published"
@@ -86,6 +88,28 @@ def test_curves_classes_clips_coverage_and_time_are_on_it(page):
     assert text.count('class="timeline"') == 2 and text.count("data:image/png") == 2 and "students, proposed" in text
     assert "<td>strong_eval</td><td>100</td><td>97</td>" in text and "<td>Siren</td><td>50</td><td>48</td>" in text
     assert "14.0 minutes" in text
+
+
+def test_hours_and_energy_are_summed(page):
+    root, text, _ = page
+    lines = pd.read_csv(root / "compute.csv").set_index("stage")
+    # two stages of five models and two seeds, 1.5 h of two GPUs each; the driver counted for the first seeds
+    assert lines.loc["students"].to_dict() == {"device": "H200", "runs": 10, "hours": 30.0, "watt_hours": 3500.0}
+    assert (lines.loc["all", "runs"], lines.loc["all", "hours"], lines.loc["all", "watt_hours"]) == (20, 60.0, 7000.0)
+    assert "<td>all</td><td>H200</td><td>20</td><td>60.0</td><td>7000.0</td>" in text
+
+
+def test_costs_of_a_run_on_a_cpu_and_of_a_search(tmp_path):
+    for path, about in {
+        "search/teachers/proposed/M2D/0.001/result.json": {"device": "cpu", "processes": 2, "hours": 0.5},
+        "search/teachers/proposed/M2D/1.0/result.json": {"value": None, "diverged": "the loss is nan"},
+        "checkpoints/step2/M2D/spec.json": {"provenance": {"url": "a published checkpoint"}},
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(json.dumps(about))
+    found = costs(tmp_path)
+    assert found[["stage", "runs", "hours"]].values.tolist() == [["search", 1, 0.5], ["all", 1, 0.5]]
+    assert found["watt_hours"].isna().all()
 
 
 def test_it_says_what_the_run_was_not(page):

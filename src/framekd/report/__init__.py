@@ -13,7 +13,7 @@ import pandas as pd
 from framekd import tables
 from framekd.config import Config
 from framekd.examples import Examples
-from framekd.report import figures
+from framekd.report import compute, figures
 from framekd.report.gather import Findings, commit_of, gather
 
 THRESHOLDS = (0.5, 0.4, 0.3, 0.2, 0.1)
@@ -31,7 +31,8 @@ def write_report(
 ) -> list[str]:
     """Write the report of the run in `results_dir` to `path`; returns the sentences about parts that are missing.
 
-    The paper's orderings, ours beside its own, are also written to orderings.csv beside it.
+    The paper's orderings, ours beside its own, are also written to orderings.csv beside it; what the trainings cost, to
+    compute.csv.
 
     `benchmarks` is the folder of Snakemake's benchmark files (default: `results_dir`/benchmarks); `threshold` is the
     probability from which the example clips' scores count as detections (None: see :func:`shown_threshold`).
@@ -40,6 +41,8 @@ def write_report(
     if {"table1", "teachers"} <= found.tables.keys():
         found.tables["orderings"] = tables.orderings(found.tables["table1"], found.tables["teachers"])
         tables.write_csv(Path(path).with_name("orderings.csv"), found.tables["orderings"])
+    spent = compute.costs(Path(results_dir))
+    tables.write_csv(Path(path).with_name("compute.csv"), spent)
     page = _environment().get_template("report.html.j2")
     text = page.render(
         title=title,
@@ -52,6 +55,7 @@ def write_report(
         figures=_figures(found, threshold, list(config.models)),
         coverage=_coverage(found.coverage),
         times=_times(found),
+        costs=_strings(spent.round(2)) if len(spent) else None,
         missing=found.missing,
     )
     tables.write_text(path, text)
