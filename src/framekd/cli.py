@@ -109,7 +109,7 @@ def _plot(stem: Path, found: Any, classes: Sequence[str], threshold: float) -> N
 def doctor(given: argparse.Namespace) -> int:
     """Say what would stop a long run; exit code 1 if anything would."""
     config = load_files(*given.configfile) if given.configfile else Config()
-    problems = [*_environment(config), *_data(config)]
+    problems = [*_environment(config), *_data(config), *_checkpoints(config)]
     for sentence in problems:
         print(f"- {sentence}")
     print("framekd doctor: " + (f"{len(problems)} problems" if problems else "nothing is in the way"))
@@ -143,6 +143,30 @@ def _data(config: Config) -> list[str]:
     out += [f"audioset.hdf5: {file} does not exist" for file in config.audioset.hdf5 if not Path(file).is_file()]
     if config.audioset.labels_dir and not Path(config.audioset.labels_dir).is_dir():
         out.append(f"audioset.labels_dir: {config.audioset.labels_dir} does not exist")
+    return out
+
+
+def _checkpoints(config: Config) -> list[str]:
+    """Published checkpoints that the run starts from: named, apart from each other, and what was pinned."""
+    from framekd.checkpoints import check_sum
+
+    step1 = config.models if config.step1.source == "external" else []
+    step2 = [model for model in config.models if model not in config.step2.train]
+    wanted = [(f"step1.external.{m}", config.step1.external.get(m)) for m in step1]
+    wanted += [(f"step2.external.{m}", config.step2.external.get(m)) for m in step2]
+    out, seen = [], dict[Path, str]()
+    for key, external in wanted:
+        if external is None or not external.url:
+            out.append(f"{key}: no address; write url: https://…/file.pt")
+            continue
+        path = Path(config.data_dir) / "checkpoints" / external.url.rsplit("/", 1)[-1]
+        if seen.setdefault(path, external.url) != external.url:
+            out.append(f"{key}: another address ends in {path.name} too, and both would be kept as {path}")
+        elif path.is_file() and external.sha256:
+            try:
+                check_sum(path, external.sha256, "remove it to fetch it again")
+            except UserError as error:
+                out.append(f"{key}: {error}")
     return out
 
 

@@ -62,3 +62,27 @@ def test_doctor_names_what_is_missing(tmp_path, capsys):
     config.write_text("audioset: {folders: [no/such/folder], download: {enabled: false}}")
     assert main(["doctor", "--configfile", str(config)]) == 1
     assert "no/such/folder does not exist" in capsys.readouterr().out
+
+
+def test_doctor_looks_at_the_checkpoints_that_the_run_starts_from(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "M2D_ssl.pt").write_bytes(b"not what was pinned")
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"""data_dir: {tmp_path}
+models: [ATST-F, BEATs, M2D]
+step1:
+  external:
+    ATST-F: {{url: ""}}
+    M2D: {{sha256: '{"0" * 64}'}}
+step2:
+  external:
+    BEATs: {{url: "https://elsewhere.example/BEATs_ssl.pt"}}
+"""
+    )
+    assert main(["doctor", "--configfile", str(config)]) == 1
+    said = capsys.readouterr().out
+    assert "step1.external.ATST-F: no address" in said
+    assert "step2.external.BEATs: another address ends in BEATs_ssl.pt too" in said
+    assert "step1.external.M2D" in said and "expected 0000" in said
+    assert "step1.external.BEATs" not in said and "fPaSST" not in said
