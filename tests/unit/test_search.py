@@ -70,9 +70,11 @@ def test_a_silly_rate_loses_against_a_sane_one_and_training_uses_the_choice(audi
     silly, sane = (json.loads(path.read_text()) for path in paths)
     assert (silly["value"] < sane["value"] - 0.05) if criterion == "psds1" else (silly["value"] > sane["value"])
     assert sane["clips"] == 6 and len([line for line in sane["history"] if "train/loss" in line]) == 30
-    choice = tmp_path / "tiny.json"
-    choose_rate(map(str, paths), {"criterion": criterion, "judged_on": "train", "seed": 1}, out=str(choice))
-    written = json.loads(choice.read_text())
+    choice, figures = tmp_path / "tiny.json", tmp_path / "candidates.json"
+    about = {"criterion": criterion, "judged_on": "train", "seed": 1}
+    choose_rate(map(str, paths), about, out=str(choice), candidates=str(figures))
+    assert json.loads(choice.read_text()) == {"learning_rate": 3e-3}
+    written = json.loads(figures.read_text())
     assert written["learning_rate"] == 3e-3 and "6 training clips held out, seed 1" in written["chosen_by"]
     assert [c["learning_rate"] for c in written["candidates"]] == [1e-12, 3e-3]
 

@@ -42,7 +42,8 @@ for stage in ("teachers", "students"):
                 stage, wildcards.setting, wildcards.model
             ),
         output:
-            f"{R}/search/{stage}/{{setting}}/{{model}}.json",
+            rate=f"{R}/search/{stage}/{{setting}}/{{model}}.json",
+            candidates=f"{R}/search/{stage}/{{setting}}/{{model}}/candidates.json",
         log:
             f"{R}/logs/choose/{stage}/{{setting}}/{{model}}.log",
         benchmark:

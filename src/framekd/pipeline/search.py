@@ -44,7 +44,7 @@ def _try_rate(given: Given, out: Path) -> None:
         if is_main():
             resume = out.parent / ".resume"
             history = [json.loads(line) for line in (resume / "history.jsonl").read_text().splitlines()]
-            _write(out, known | {"value": None, "diverged": str(error), "history": history})
+            _write(out, known | {"value": None, "diverged": str(error).split(";")[0], "history": history})
             shutil.rmtree(resume)
             print(f"framekd: {error}")
 
@@ -61,8 +61,11 @@ def judge(model: FrameModel, clips: ClipSet, search: Mapping[str, Any]) -> float
     return value if math.isfinite(value) else None
 
 
-def choose_rate(paths: Iterable[str], block: Mapping[str, Any], *, out: str) -> None:
-    """Write the best of the rates in `paths`, with all candidates' figures and how it was chosen."""
+def choose_rate(paths: Iterable[str], block: Mapping[str, Any], *, out: str, candidates: str) -> None:
+    """Write the best of the rates in `paths` to `out`, and all candidates' figures with how it was chosen beside it.
+
+    They are two files, so that a longer grid with the same winner leaves the one that trainings read as it was.
+    """
     results = [json.loads(Path(path).read_text()) for path in paths]
     best = choose(results, criterion=block["criterion"])
     figures = [
@@ -72,7 +75,8 @@ def choose_rate(paths: Iterable[str], block: Mapping[str, Any], *, out: str) -> 
     which = "training clips held out" if block["judged_on"] == "train" else "evaluation clips"
     what = "highest psds1" if block["criterion"] == "psds1" else "lowest loss"
     how = f"{what} on {best['clips']} {which}, seed {block['seed']}; of equal rates the lower"
-    _write(Path(out), {"learning_rate": best["learning_rate"], "chosen_by": how, "candidates": figures})
+    _write(Path(out), {"learning_rate": best["learning_rate"]})
+    _write(Path(candidates), {"learning_rate": best["learning_rate"], "chosen_by": how, "candidates": figures})
 
 
 def choose(results: Sequence[Mapping[str, Any]], *, criterion: str) -> Mapping[str, Any]:
