@@ -137,10 +137,14 @@ class Plan:
     # Parameters -------------------------------------------------------------------------------------------------
 
     def resources(self, stage: str) -> dict[str, int]:
-        """Memory (MB), wall time (minutes) and GPUs of a stage."""
+        """Memory (MB), wall time (minutes), GPUs and, of several, their one node."""
         need = self.config.resources[stage]
         out = {"mem_mb": need.mem_mb, "runtime": need.runtime}
-        return {**out, "gpu": need.gpu} if need.gpu else out
+        if need.gpu:
+            out["gpu"] = need.gpu
+        if need.gpu > 1:
+            out["nodes"] = 1  # the processes that train together know one node
+        return out
 
     def threads(self, stage: str) -> int:
         """CPU cores of a stage."""

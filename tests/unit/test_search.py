@@ -9,7 +9,7 @@ from small_audioset import block, write_audioset, write_step1
 from framekd.config import Config, UserError, load
 from framekd.pipeline import search as stage
 from framekd.pipeline.search import choose, choose_rate, try_rate
-from framekd.pipeline.strong import Given, split, train, training_clips
+from framekd.pipeline.strong import Given, average, split, train, training_clips
 from framekd.plan import Plan
 
 
@@ -91,6 +91,23 @@ def test_a_rate_that_diverges_is_worst_and_no_failure(audioset, tmp_path):
     found = json.loads(tried(audioset, tmp_path, 1e30).read_text())
     assert found["value"] is None and found["diverged"]
     assert not (tmp_path / "1e+30" / ".resume").exists()
+
+
+def test_distilled_students_are_judged_on_labels_alone(audioset, tmp_path):
+    data, start = audioset
+    teacher, ensemble = tmp_path / "M" / "seed1" / "model.safetensors", str(tmp_path / "ensemble.h5")
+    train(Given(block(epochs=1), start, data), {1: str(teacher)})
+    average([str(teacher)], data=data, batch_size=8, out=ensemble)
+    found = {}
+    for name, soft in (("labels", None), ("distilled", ensemble)):
+        given = job(1e-3, criterion="loss")
+        given["recipe"] |= {"distillation_weight": 0.9 if soft else 0.0, "validation_share": 0.2, "validate_epochs": 3}
+        try_rate(Given(given, start, data, ensemble=soft), out=str(tmp_path / name / "result.json"))
+        found[name] = json.loads((tmp_path / name / "result.json").read_text())
+    validations = [[line for line in run["history"] if "val/loss" in line] for run in found.values()]
+    assert [len(lines) for lines in validations] == [2, 2] and found["labels"]["value"] != found["distilled"]["value"]
+    # before much is learnt, losses on labels differ little, whatever is trained on
+    assert found["labels"]["value"] == pytest.approx(found["distilled"]["value"], rel=0.5)
 
 
 def test_judges_are_held_out_and_always_the_same(audioset, tmp_path, monkeypatch):

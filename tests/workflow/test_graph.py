@@ -24,6 +24,16 @@ def test_cluster_jobs_ask_for_what_the_configuration_says(clone):
     assert re.search(r"threads: 12\n", job) and "gpu=1" in job and "mem_mb=64000" in job and "runtime=1440" in job
 
 
+def test_several_gpus_are_asked_for_on_one_node(clone, tmp_path):
+    path = tmp_path / "gpus.yaml"
+    path.write_text("resources: {teacher: {gpu: 4}}")
+    target = "results/teachers/proposed/BEATs/seed2/model.safetensors"
+    text = snakemake(clone, "-n", "--cores", "16", "--profile", "slurm", target, "--configfile", str(path)).stdout
+    job = text.split("rule teacher_seed2:")[1].split("\n[")[0]
+    assert "gpu=4" in job and "nodes=1" in job
+    assert "nodes" not in text.split("rule teacher_seed2:")[0]
+
+
 def test_everything_is_planned_for_the_demo(clone):
     planned = jobs(snakemake(clone, "-n", "--configfile", "config/demo.yaml"))
     assert planned["teacher_seed1_2_3"] == 15 and planned["student_seed1_2_3"] == 20 and planned["step2"] == 5

@@ -94,7 +94,8 @@ def _tsv(path: Path) -> list[dict[str, str]]:
         ),
         ("evaluation: {alpha: 0.1}", {"significance": 1, "report": 1}),
         ("student: {recipe: {learning_rate: 0.0020}}", {}),
-        ("resources: {student: {mem_mb: 2600}}", {}),
+        ("resources: {student: {mem_mb: 2600, gpu: 4}}", {}),
+        ("tracking: {tensorboard: true, wandb: sounds}", {}),
     ],
 )
 def test_a_change_reruns_what_uses_it_and_what_follows(done, difference, expected):
