@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from small_audioset import block, write_audioset, write_step1
 from training_runs import slow_run, start, tell_off
@@ -69,18 +71,33 @@ def test_a_job_of_two_processes_trains_as_one_does(tmp_path):
     assert left == {"model.safetensors", "spec.json", "history.jsonl"}
 
 
-def test_a_signal_stops_all_processes_with_one_state_that_continues(tmp_path):
-    job = start(launch, slow_run, "student", tmp_path, processes=2)
-    history, until = tmp_path / ".resume" / "history.jsonl", time.monotonic() + 60
+def begun(directory):
+    """A job of two processes that has taken two steps since it was started."""
+    history, until = directory / ".resume" / "history.jsonl", time.monotonic() + 60
+    job = start(launch, partial(slow_run, pause=0.2), "student", directory, processes=2)
     while not (history.exists() and len(history.read_text().splitlines()) >= 2):
         assert time.monotonic() < until and job.is_alive()
         time.sleep(0.05)
+    return job
+
+
+def test_a_signal_stops_all_processes_with_one_state_that_continues(tmp_path):
+    job = begun(tmp_path)
     os.kill(job.pid, signal.SIGTERM)
     job.join(30)
     assert job.exitcode == STOPPED
     assert (tmp_path / ".resume" / "state.safetensors").exists() and not (tmp_path / "model.safetensors").exists()
     launch(slow_run, "student", tmp_path, processes=1)
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_no_process_outlives_a_job_that_was_killed(tmp_path):
+    job = begun(tmp_path)
+    job.kill()
+    job.join()
+    lock = FileLock(tmp_path / ".resume" / "lock")
+    with lock.acquire(timeout=10):  # the first process held it
+        assert not (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
