@@ -11,7 +11,7 @@ with job(snakemake.log[0], threads=snakemake.threads):
         snakemake.params.block,
         start=str(snakemake.input.start),
         data=snakemake.params.data,
-        ensemble=str(snakemake.input.get("ensemble") or "") or None,
+        ensemble=next(map(str, snakemake.input.ensemble), None),
         tracking=snakemake.config["tracking"],
     )
     try_rate(given, out=snakemake.output.result, processes=processes(snakemake.resources.get("gpu", 0)))

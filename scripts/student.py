@@ -10,7 +10,7 @@ with job(snakemake.log[0], threads=snakemake.threads):
         snakemake.params.block,
         start=str(snakemake.input.start),
         data=snakemake.params.data,
-        ensemble=str(snakemake.input.get("ensemble") or "") or None,
+        ensemble=next(map(str, snakemake.input.ensemble), None),
         tracking=snakemake.config["tracking"],
     )
     train(

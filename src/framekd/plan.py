@@ -128,6 +128,11 @@ class Plan:
             return None
         return f"{self.results}/ensembles/{self.config.teachers_of(setting)}.h5"
 
+    def soft_labels(self, stage: str, setting: str) -> list[str]:
+        """The ensemble that the teachers (never) or students of a setting learn from, as an input of their search."""
+        found = self.ensemble(setting) if stage == "students" else None
+        return [found] if found else []
+
     def scores(self, setting: str) -> str:
         """Where Table I finds the scores of a setting: its students, or its teachers where it has none."""
         if self.config.setting(setting).student:

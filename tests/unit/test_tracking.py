@@ -99,8 +99,9 @@ def test_a_continuation_is_the_same_run_of_weights_and_biases(wandb, tmp_path):
         run("student", tmp_path, tracking=tracking, time_limit=0.0)
     run("student", tmp_path, tracking=tracking)
     run("teacher", tmp_path, tracking=tracking)
+    run("teacher", tmp_path / "elsewhere", tracking=tracking)
     ids = [given["id"] for given, _ in wandb.runs]
-    assert ids[0] == ids[1] != ids[2] and all(opened.finished == 1 for _, opened in wandb.runs)
+    assert ids[0] == ids[1] and len(set(ids)) == 3 and all(opened.finished == 1 for _, opened in wandb.runs)
     assert all(given["resume"] == "allow" for given, _ in wandb.runs)
 
 

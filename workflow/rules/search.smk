@@ -1,6 +1,6 @@
 # Where a recipe says `learning_rate: search`: a training per rate of the grid, then the choice that later stages read.
 for stage in ("teachers", "students"):
-    searched = plan.searches(stage)
+    searched = dict.fromkeys(setting for setting, _ in plan.searches(stage))
 
     rule:
         name:
@@ -8,10 +8,9 @@ for stage in ("teachers", "students"):
         input:
             coverage=f"{D}/coverage.tsv",
             start=lambda wildcards: plan.start(wildcards.setting, wildcards.model),
-            ensemble=lambda wildcards, stage=stage: (
-                plan.ensemble(wildcards.setting) if stage == "students" else None
-            )
-            or [],
+            ensemble=lambda wildcards, stage=stage: plan.soft_labels(
+                stage, wildcards.setting
+            ),
         output:
             result=f"{R}/search/{stage}/{{setting}}/{{model}}/{{rate}}/result.json",
         log:
@@ -19,7 +18,7 @@ for stage in ("teachers", "students"):
         benchmark:
             f"{R}/benchmarks/search/{stage}/{{setting}}/{{model}}/{{rate}}.tsv"
         wildcard_constraints:
-            setting="|".join({setting for setting, _ in searched}) or "none",
+            setting="|".join(searched) or "none",
             rate=r"[\d.e+-]+",
         conda:
             "../envs/framekd.yaml"
@@ -49,7 +48,7 @@ for stage in ("teachers", "students"):
         benchmark:
             f"{R}/benchmarks/choose/{stage}/{{setting}}/{{model}}.tsv"
         wildcard_constraints:
-            setting="|".join({setting for setting, _ in searched}) or "none",
+            setting="|".join(searched) or "none",
         conda:
             "../envs/framekd.yaml"
         threads: plan.threads("table")

@@ -10,7 +10,7 @@ for seeds in plan.seed_packs:
             rate=lambda wildcards: plan.chosen_rate(
                 "students", wildcards.setting, wildcards.model
             ),
-            ensemble=lambda wildcards: plan.ensemble(wildcards.setting) or [],
+            ensemble=lambda wildcards: plan.soft_labels("students", wildcards.setting),
         output:
             weights=expand(
                 f"{R}/students/{{{{setting}}}}/{{{{model}}}}/seed{{seed}}/model.safetensors",

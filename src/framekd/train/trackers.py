@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,7 +68,7 @@ class WeightsAndBiases:
             self._run = wandb.init(
                 project=tracking.wandb,
                 name=directory.as_posix(),
-                id=identity,
+                id=hashlib.blake2b(f"{directory} {identity}".encode(), digest_size=16).hexdigest(),
                 resume="allow" if online else None,
                 mode=tracking.wandb_mode,
                 dir=str(directory),
