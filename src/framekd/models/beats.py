@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
+from framekd.models.biased import biased_attention
 from framekd.models.frame import Encoder, ReferenceLayout
 from framekd.models.linear import Linear
+from framekd.models.longconv import same_conv
 from framekd.models.mel import KaldiMel
 
 PATCH = 16
@@ -31,8 +33,7 @@ class PositionConv(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         weight = torch._weight_norm(self.direction, self.gain, 2)
-        y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
-        return F.gelu(y[..., : x.shape[1]].transpose(1, 2))
+        return F.gelu(same_conv(x, weight, self.bias, groups=self.groups))
 
 
 class GatedAttention(nn.Module):
@@ -54,8 +55,7 @@ class GatedAttention(nn.Module):
             layer(x).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mask = self.gate(q) * bias
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), dropout_p=dropout)
+        mixed = biased_attention(q, k, v, self.gate(q), bias, dropout=dropout)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
 
     def gate(self, q: Float[Tensor, "batch heads tokens dim"]) -> Float[Tensor, "batch heads tokens 1"]:
