@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from framekd.models.biased import biased_attention
+from framekd.models.dropout import dropout, scale
 
 
 def leaves(batch=2, heads=3, tokens=21, dim=8):
@@ -48,6 +49,20 @@ def test_dropout_has_its_rate_and_its_gradients(rate):
     got = gradients(dropped, given)
     kept = (got[0] != 0).float()
     assert abs(1.0 - kept.mean() - rate) < 0.02
-    expected = gradients(lambda *args: formula(*args, kept=kept / (1.0 - rate)), given)
+    expected = gradients(lambda *args: formula(*args, kept=kept * scale(rate)), given)
     for ours, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_expectation_and_follows_the_seed(rate):
+    torch.manual_seed(3)
+    x = torch.ones(300, 1001, requires_grad=True)
+    one = dropout(x, rate)
+    assert abs((one == 0).float().mean() - rate) < 5e-3 and abs(one.mean() - 1.0) < 0.02
+    assert set(one.unique().tolist()) == {0.0, torch.tensor(scale(rate)).item()}
+    assert abs(scale(rate) * (1.0 - rate) - 1.0) < 1e-4
+    assert torch.equal(torch.autograd.grad(one.sum(), x)[0], one)
+    torch.manual_seed(3)
+    assert torch.equal(dropout(x, rate), one) and not torch.equal(dropout(x, rate), one)
+    assert dropout(x, 0.0) is x

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from framekd.config import UserError
 from framekd.models.biased import biased_attention
+from framekd.models.dropout import dropout as drop
 from framekd.models.frame import Encoder, ReferenceLayout
 from framekd.models.linear import Linear
 from framekd.models.longconv import same_conv
@@ -79,9 +80,9 @@ class PostNormBlock(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, bias: Tensor, dropout: float = 0.0, attention_dropout: float = 0.0) -> Tensor:
-        mixed = F.dropout(self.self_attn(x, bias, dropout=attention_dropout), dropout, training=dropout > 0)
+        mixed = drop(self.self_attn(x, bias, dropout=attention_dropout), dropout)
         x = self.self_attn_layer_norm(torch.add(mixed, x, alpha=self.residual))
-        hidden = F.dropout(self.fc2(F.gelu(self.fc1(x))), dropout, training=dropout > 0)
+        hidden = drop(self.fc2(F.gelu(self.fc1(x))), dropout)
         return self.final_layer_norm(torch.add(hidden, x, alpha=self.residual))
 
 
@@ -158,8 +159,8 @@ class Beats(Encoder):
         drops = self.training and generator is not None
         rate, attention_rate = (self.dropout, self.attention_dropout) if drops else (0.0, 0.0)
         x = self.patch_embedding(mel.transpose(2, 3)).flatten(2).transpose(1, 2)
-        x = F.dropout(self.post_extract_proj(self.layer_norm(x)), rate, training=drops)
-        x = F.dropout(self.position_norm(x + self.pos_conv(x)), rate, training=drops)
+        x = drop(self.post_extract_proj(self.layer_norm(x)), rate)
+        x = drop(self.position_norm(x + self.pos_conv(x)), rate)
         bias = self.bias(x.shape[1])
         for block, keep in zip(self.blocks, self.kept_layers(generator if drops else None)):
             if keep:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from framekd.models.dropout import kept, scale
 from framekd.models.linear import fits_fp32_cpu
 
 
@@ -37,32 +38,32 @@ class BiasedAttention(torch.autograd.Function):
         batch, heads, tokens, dim = q.shape
         mixed = q.new_empty(batch, tokens, heads, dim).transpose(1, 2)
         weights = q.new_empty(batch, heads, tokens, tokens)
-        kept = torch.empty_like(weights) if dropout else weights
+        dropped = torch.empty_like(weights) if dropout else weights
         logits = q.new_empty(tokens, tokens)
         for at in places(batch, heads):
             torch.mul(bias[0, at[1]], gate[at], out=logits)
             logits.addmm_(q[at], k[at].T, alpha=dim**-0.5)
             torch.softmax(logits, dim=-1, out=weights[at])
             if dropout:
-                kept[at].bernoulli_(1.0 - dropout).mul_(1.0 / (1.0 - dropout)).mul_(weights[at])
-            torch.mm(kept[at], v[at], out=mixed[at])
-        ctx.save_for_backward(q, k, v, gate, bias, mixed, weights, kept)
+                torch.mul(weights[at], kept(logits.shape, dropout), out=dropped[at]).mul_(scale(dropout))
+            torch.mm(dropped[at], v[at], out=mixed[at])
+        ctx.save_for_backward(q, k, v, gate, bias, mixed, weights, dropped)
         return mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The softmax's own term, the sum over keys of weight × derivative, is the product of output and gradient."""
-        q, k, v, gate, bias, mixed, weights, kept = ctx.saved_tensors
+        q, k, v, gate, bias, mixed, weights, dropped = ctx.saved_tensors
         batch, heads, tokens, dim = q.shape
         to_q, to_k, to_v = (q.new_empty(batch, tokens, heads, dim).transpose(1, 2) for _ in range(3))
         to_gate, to_bias = torch.empty_like(gate), torch.zeros_like(bias)
         own = (grad * mixed).sum(dim=-1, keepdim=True).neg_()
         slope, scratch = q.new_empty(tokens, tokens), q.new_empty(tokens, tokens)
         for at in places(batch, heads):
-            torch.mm(kept[at].T, grad[at], out=to_v[at])
+            torch.mm(dropped[at].T, grad[at], out=to_v[at])
             torch.mm(grad[at], v[at].T, out=slope)
-            slope.mul_(kept[at]).addcmul_(weights[at], own[at])
+            slope.mul_(dropped[at]).addcmul_(weights[at], own[at])
             torch.mul(slope, bias[0, at[1]], out=scratch)
             torch.sum(scratch, dim=-1, keepdim=True, out=to_gate[at])
             to_bias[0, at[1]].addcmul_(slope, gate[at])
