@@ -10,8 +10,9 @@ from framekd.config import UserError
 from framekd.models.asit import Asit
 from framekd.models.atst import Atst
 from framekd.models.beats import Beats
+from framekd.models.encoder import Encoder, ReferenceLayout
 from framekd.models.fpasst import FPasst
-from framekd.models.frame import FRAME_SECONDS, Encoder, FrameModel, ReferenceLayout, resolve_sizes
+from framekd.models.frame import FRAME_SECONDS, FrameModel, resolve_sizes
 from framekd.models.m2d import M2d
 from framekd.models.mel import SAMPLE_RATE, FrontEnd
 from framekd.models.tiny import Tiny

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
-from framekd.models.frame import Encoder, ReferenceLayout
+from framekd.models.encoder import Encoder, ReferenceLayout
 from framekd.models.linear import Linear
 from framekd.models.mel import DecibelMel
 from framekd.models.transformer import NORM_EPS, blocks, tokens

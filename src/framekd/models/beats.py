@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from framekd.config import UserError
 from framekd.models.biased import biased_attention
 from framekd.models.dropout import dropout as drop
-from framekd.models.frame import Encoder, ReferenceLayout
+from framekd.models.encoder import Encoder, ReferenceLayout
 from framekd.models.linear import Linear
 from framekd.models.longconv import same_conv
 from framekd.models.mel import KaldiMel

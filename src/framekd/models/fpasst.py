@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
-from framekd.models.frame import Encoder, ReferenceLayout
+from framekd.models.encoder import Encoder, ReferenceLayout
 from framekd.models.mel import EmphasisMel
 from framekd.models.transformer import NORM_EPS, blocks, init_vit, tokens
 

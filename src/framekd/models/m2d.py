@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from framekd.models.frame import Encoder, ReferenceLayout
+from framekd.models.encoder import Encoder, ReferenceLayout
 from framekd.models.mel import SlaneyMel
 from framekd.models.transformer import NORM_EPS, PatchEmbed, blocks, tokens
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from framekd.config import UserError
-from framekd.models.frame import FrameModel, ReferenceLayout
+from framekd.models.encoder import ReferenceLayout
+from framekd.models.frame import FrameModel
 
 HEADS = {"strong_head.": "frame_head.", "weak_head.": "clip_head."}
 RNN = {"seq_model.rnn.": "rnn."}

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from framekd.models.frame import Encoder
+from framekd.models.encoder import Encoder
 from framekd.models.mel import DecibelMel
 from framekd.models.transformer import NORM_EPS, blocks
 
