@@ -16,6 +16,7 @@ from framekd.models.encoder import Encoder, ReferenceLayout
 from framekd.models.linear import Linear
 from framekd.models.longconv import same_conv
 from framekd.models.mel import KaldiMel
+from framekd.models.transformer import patch_conv
 
 PATCH = 16
 BUCKETS = 320
@@ -158,7 +159,7 @@ class Beats(Encoder):
             raise UserError(f"BEATs needs at least {PATCH} spectrogram frames (0.18 s), not {mel.shape[-1]}; pad it.")
         drops = self.training and generator is not None
         rate, attention_rate = (self.dropout, self.attention_dropout) if drops else (0.0, 0.0)
-        x = self.patch_embedding(mel.transpose(2, 3)).flatten(2).transpose(1, 2)
+        x = patch_conv(mel.transpose(2, 3), self.patch_embedding).flatten(2).transpose(1, 2)
         x = drop(self.post_extract_proj(self.layer_norm(x)), rate)
         x = drop(self.position_norm(x + self.pos_conv(x)), rate)
         bias = self.bias(x.shape[1])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framekd.config import UserError
 from framekd.models.encoder import Encoder, ReferenceLayout
+from framekd.models.linear import linear
 from framekd.models.mel import EmphasisMel
 from framekd.models.transformer import NORM_EPS, blocks, init_vit, tokens
 
@@ -28,7 +29,7 @@ class TimePatch(nn.Module):
         """Token t sees columns t and t + 1 (the last one a zero column): a matrix product over unfolded pairs."""
         batch, channels, bins, time = x.shape
         pairs = F.pad(x, (0, 1)).unfold(3, 2, 1).permute(0, 3, 1, 2, 4).reshape(batch, time, channels * bins * 2)
-        return F.linear(pairs, self.proj.weight.flatten(1), self.proj.bias)
+        return linear(pairs, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class FPasst(Encoder):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from framekd.models.linear import Linear
+from framekd.models.linear import Linear, fits_fp32_cpu, linear
 
 NORM_EPS = 1e-6
 
@@ -64,7 +64,20 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, width, kernel_size=size, stride=size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+        return patch_conv(x, self.proj)
+
+
+def patch_conv(
+    x: Float[Tensor, "batch channels rows columns"], conv: nn.Conv2d
+) -> Float[Tensor, "batch width fewer_rows fewer_columns"]:
+    """A convolution whose stride is its kernel: on a CPU a matrix product over patches, with its quicker gradient."""
+    if not fits_fp32_cpu(x, conv.weight):
+        return conv(x)
+    high, wide = conv.kernel_size
+    rows, columns = x.shape[2] // high, x.shape[3] // wide
+    x = x[:, :, : rows * high, : columns * wide].unflatten(3, (columns, wide)).unflatten(2, (rows, high))
+    patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return linear(patches, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
 def blocks(width: int, depth: int, heads: int, hidden: int, *, qkv_bias: bool = True) -> nn.ModuleList:
