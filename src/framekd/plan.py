@@ -11,7 +11,7 @@ from typing import Any
 from framekd.config import LABEL_FILES, SEARCH, Config, Recipe, Search, Student, Teacher, UserError
 
 VERSIONS = {
-    "miniature": 1,
+    "miniature": 2,
     "acquire": 1,
     "step1": 1,
     "step2": 1,

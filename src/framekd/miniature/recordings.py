@@ -65,6 +65,10 @@ class Pool:
 
     events: dict[str, list[Recording]]
     backgrounds: list[Recording]
+    speed: float = 0.08
+    """How much faster or slower, at most, a take of a recording is played than the recording."""
+    tilt: float = 5.0
+    """How far, at most, a take's spectrum is tilted, in dB."""
 
     def sources(self) -> set[tuple[str, str]]:
         """(class, source group) of everything in the pool."""
@@ -87,9 +91,10 @@ class Library:
     def split(self, seed: int) -> dict[str, Pool]:
         """Pools ``strong``, ``weak`` and ``eval``; no source of ``eval`` is in the others.
 
-        Of a class's n sources, round(n / 3) go to evaluation; where four or more are there, round(n / 5) of the rest
+        Of a class's n sources, round(n / 3) go to evaluation; where five or more are there, round(n / 5) of the rest
         are kept for clips with weak labels alone, so that Step 2 hears what strong training does not. ``weak`` holds
-        the sources of ``strong`` too. Which source goes where is drawn from (seed, class).
+        the sources of ``strong`` too. Which source goes where is drawn from (seed, class). Takes of training sources
+        are varied far more than those of evaluation: two or three sources of a class are few to learn it from.
         """
         events: dict[str, dict[str, list[Recording]]] = {"strong": {}, "weak": {}, "eval": {}}
         grounds: dict[str, list[Recording]] = {"strong": [], "weak": [], "eval": []}
@@ -97,7 +102,7 @@ class Library:
             mine = [r for r in self.recordings if r.label == label]
             sources = sorted({r.source for r in mine})
             order = np.random.default_rng([seed, 1, number]).permutation(len(sources))
-            n_eval, n_weak = round(len(sources) / 3), round(len(sources) / 5) if len(sources) >= 4 else 0
+            n_eval, n_weak = round(len(sources) / 3), round(len(sources) / 5) if len(sources) >= 5 else 0
             if label == BACKGROUND:
                 n_weak = 0
             role = ["eval"] * n_eval + ["weak"] * n_weak + ["strong"] * (len(sources) - n_eval - n_weak)
@@ -112,7 +117,8 @@ class Library:
                     grounds[split] = share
                 else:
                     events[split][label] = share
-        return {split: Pool(events[split], grounds[split]) for split in events}
+        wide = {"speed": 0.25, "tilt": 10.0}
+        return {split: Pool(events[split], grounds[split], **({} if split == "eval" else wide)) for split in events}
 
 
 def load_library(directory: str | Path) -> Library:

@@ -15,8 +15,6 @@ from framekd.miniature.recordings import SAMPLE_RATE, Pool, Recording, envelope,
 EVENTS_PER_CLIP = ((1, 0.12), (2, 0.24), (3, 0.30), (4, 0.22), (5, 0.12))
 """How many events a clip has, and how often: three on average."""
 SNR_DB = (0.0, 20.0)
-_SPEED = 0.08  # ± of a recording's playing speed
-_TILT = 5.0  # ± dB across the spectrum
 _AUDIBLE_DB = -30.0  # under an event's own peak nothing counts as heard …
 _MASKED_DB = -8.0  # … nor this far under the background
 
@@ -56,17 +54,18 @@ def clip_sizes(n: int, rng: np.random.Generator) -> list[int]:
     return [int(k) for k in rng.choice(sizes, size=n, p=chances)]
 
 
-def vary(samples: Float[np.ndarray, " samples"], rng: np.random.Generator) -> Float[np.ndarray, " varied"]:
-    """Another take of a recording: played up to 8 % faster or slower, its spectrum tilted by up to 5 dB."""
-    speed = 1.0 + _SPEED * rng.uniform(-1, 1)
-    at = np.arange(0, len(samples) - 1, speed)
+def vary(
+    samples: Float[np.ndarray, " samples"], rng: np.random.Generator, *, speed: float = 0.08, tilt: float = 5.0
+) -> Float[np.ndarray, " varied"]:
+    """Another take of a recording: up to a share `speed` faster or slower, its spectrum tilted by up to `tilt` dB."""
+    at = np.arange(0, len(samples) - 1, 1.0 + speed * rng.uniform(-1, 1))
     whole = at.astype(np.int64)
     part = (at - whole).astype(np.float32)
     bent = samples[whole] * (1 - part) + samples[whole + 1] * part
     # A first-order shelf around 1 kHz: y = x + a * lowpass(x).
-    tilt = 10 ** (_TILT * rng.uniform(-1, 1) / 20) - 1
+    shelf = 10 ** (tilt * rng.uniform(-1, 1) / 20) - 1
     pole = float(np.exp(-2 * np.pi * 1000 / SAMPLE_RATE))
-    return (bent + tilt * lfilter([1 - pole], [1, -pole], bent)).astype(np.float32)
+    return (bent + shelf * lfilter([1 - pole], [1, -pole], bent)).astype(np.float32)
 
 
 def ground(
@@ -117,7 +116,7 @@ def take(pool: Pool, label: str, rng: np.random.Generator) -> Float[np.ndarray, 
     sources = sorted({r.source for r in recordings})
     source = sources[rng.integers(len(sources))]
     takes = [r for r in recordings if r.source == source]
-    return vary(takes[rng.integers(len(takes))].samples, rng)
+    return vary(takes[rng.integers(len(takes))].samples, rng, speed=pool.speed, tilt=pool.tilt)
 
 
 def lay(labels: Sequence[str], pool: Pool, rng: np.random.Generator, *, window: tuple[float, float]) -> list[Placed]:
