@@ -11,7 +11,7 @@ from framekd.labels import ClassList
 from framekd.models import build_model
 from framekd.pipeline import job
 from framekd.pipeline.evaluate import score
-from framekd.pipeline.pretrain import log_odds, start_from, step1
+from framekd.pipeline.pretrain import start_from, step1
 from framekd.pipeline.strong import split
 
 CLASSES = ClassList.of(["a", "b", "c"])
@@ -27,9 +27,11 @@ def clips():
 
 
 def test_heads_begin_at_the_share_of_active_frames(clips):
-    share = log_odds(clips).sigmoid().numpy()
+    share = 1 / (1 + np.exp(-clips.log_odds()))
     np.testing.assert_allclose(share[:2], [0.4, 0.05], atol=1e-3)
     assert 0 < share[2] < 1e-3
+    long = labelled(["x"], Arrays([np.zeros(320_000, np.int16)]), CLASSES, events={"x": [(0.0, 5.0, "a")]})
+    assert 1 / (1 + np.exp(-long.log_odds()[0])) == pytest.approx(0.25, abs=1e-3)
 
 
 def test_start_from_takes_the_encoder_and_nothing_else(clips, tmp_path):
@@ -43,7 +45,7 @@ def test_start_from_takes_the_encoder_and_nothing_else(clips, tmp_path):
     for model in made:
         assert all(torch.equal(value, first[name]) for name, value in model.encoder.state_dict().items())
     assert not torch.equal(made[0].frame_head.weight, made[1].frame_head.weight)
-    assert torch.equal(made[2].frame_head.bias, log_odds(clips))
+    assert torch.equal(made[2].frame_head.bias, torch.from_numpy(clips.log_odds()).float())
 
 
 def test_held_out_clips_are_no_training_clips(clips):

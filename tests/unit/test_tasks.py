@@ -280,8 +280,8 @@ def test_heads_trained_side_by_side_equal_heads_trained_alone(head, optimiser, d
 @pytest.mark.parametrize("head", ["linear", "attention"])
 def test_batched_heads_compute_what_a_model_computes(head):
     model = build_model("tiny", n_classes=3, head=head)
-    runs = [Run("1", 1, (), Part("x", np.zeros(0, int))), Run("2", 2, (), Part("x", np.zeros(0, int)))]
-    heads = frozen.Heads(runs, model.embed_dim, 3, attention=head == "attention", std=None)
+    _, problem = toy_crops(2)
+    heads = frozen.Heads(problem, model.embed_dim, attention=head == "attention", init="default")
     features = torch.randn(2, 4, 250, model.embed_dim)
     frame, clip = heads(features)
     for i in range(2):
@@ -291,6 +291,14 @@ def test_batched_heads_compute_what_a_model_computes(head):
         wanted_frame, wanted_clip = model.classify(features[i], outputs="logits")
         torch.testing.assert_close(frame[i].transpose(1, 2), wanted_frame, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(clip[i], wanted_clip, rtol=1e-4, atol=1e-4)
+
+
+def test_heads_begin_at_the_log_odds_of_each_run():
+    _, problem = toy_crops(2)
+    heads = frozen.Heads(problem, 6, attention=True, init="prior")
+    for bias, run in zip(heads.frame_bias.detach().view(2, -1), problem.runs):
+        np.testing.assert_allclose(bias, problem.log_odds(run), rtol=1e-5)
+    assert heads.clip_bias.abs().max() < 1  # attention has no classes to be rare
 
 
 def test_heads_learn_and_predict_the_test_clips():

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from framekd import checkpoints, metrics
 from framekd.config import Recipe, Tracking
 from framekd.data import ClipSet, Loader, chunks, weak_set
-from framekd.events import CLIP_FRAMES
 from framekd.labels import read_weak_classes
 from framekd.models import FrameModel, build_model
 from framekd.pipeline.common import device, label_file, open_store, provenance
@@ -100,21 +98,9 @@ def start_from(
     model.new_heads(generator=generator, std=0.01 if recipe.head_init == "normal" else None)
     if recipe.head_init == "prior":
         for head in (model.frame_head, model.clip_head):
-            head.bias.data.copy_(log_odds(clips))
+            head.bias.data.copy_(torch.from_numpy(clips.log_odds()))
     checkpoints.load_encoder(model, Path(start).parent)
     return model
-
-
-def log_odds(clips: ClipSet) -> torch.Tensor:
-    """[classes] log odds of a frame (or, without frame labels, of a clip) showing each class.
-
-    A head that begins there does not spend its first thousands of steps on learning that most classes are silent
-    (Lin et al., ICCV 2017, Sec. 4.1). Half a frame is added to both sides for classes that never occur.
-    """
-    _, label, amount = clips.activity()
-    active = np.bincount(label, amount, minlength=len(clips.classes))
-    total = len(clips) * (CLIP_FRAMES if clips.has_frames.any() else 1)
-    return torch.from_numpy(np.log((active + 0.5) / (total - active + 0.5))).float()
 
 
 @torch.no_grad()

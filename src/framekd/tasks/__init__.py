@@ -74,7 +74,10 @@ def run(
         model = build_model(model_name, n_classes=len(problem.classes), head=options.head, sizes=sizes)
         load_encoder(model, checkpoint_dir)
         std = 0.01 if options.finetune.head_init == "normal" else None
-        return model.new_heads(generator=torch_generator(one.seed, "heads"), std=std)
+        model.new_heads(generator=torch_generator(one.seed, "heads"), std=std)
+        if options.finetune.head_init == "prior":
+            model.frame_head.bias.data.copy_(torch.from_numpy(problem.log_odds(one)))
+        return model
 
     head = {"task": task, "model": model_name, "checkpoint": checkpoint}
     rows: list[dict[str, Any]] = []

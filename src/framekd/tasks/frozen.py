@@ -97,8 +97,9 @@ def _room(size: int, device: torch.device) -> torch.device:
 class Heads(nn.Module):
     """The frame and clip heads of several runs; the same arithmetic as the heads of a model, a run at a time."""
 
-    def __init__(self, runs: Sequence[Run], width: int, n_classes: int, *, attention: bool, std: float | None) -> None:
+    def __init__(self, problem: Problem, width: int, *, attention: bool, init: str) -> None:
         super().__init__()
+        runs, n_classes, std = problem.runs, len(problem.classes), 0.01 if init == "normal" else None
         self.runs, self.n_classes, self.attention = len(runs), n_classes, attention
         pairs = []
         for run in runs:
@@ -106,6 +107,8 @@ class Heads(nn.Module):
             pair = [nn.Linear(width, n_classes), nn.Linear(width, n_classes)]
             for layer in pair:
                 init_linear(layer, generator, std=std)
+            if init == "prior":
+                pair[0].bias.data.copy_(torch.from_numpy(problem.log_odds(run)))
             pairs.append(pair)
         # Biases are one dimension, so that weight decay leaves them alone as it does in a model.
         self.frame_weight, self.frame_bias = _stacked([frame for frame, _ in pairs])
@@ -165,8 +168,7 @@ def train(
     _check(recipe, len(problem.runs[0].train))
     runs, parts = problem.runs, len(problem.runs[0].train)
     width = next(iter(crops.values())).features.shape[2]
-    std = 0.01 if recipe.head_init == "normal" else None
-    heads = Heads(runs, width, len(problem.classes), attention=head == "attention", std=std).to(device)
+    heads = Heads(problem, width, attention=head == "attention", init=recipe.head_init).to(device)
     optimiser = build_optimiser(heads, recipe, lr=lr)
     rows = [[crops[part.pool].of(part) for part in run.train] for run in runs]
     size, wanted = recipe.batch_size // parts, recipe.epoch_clips // parts

@@ -50,6 +50,11 @@ class Problem:
     objective: str
     score: Score
 
+    def log_odds(self, run: Run) -> np.ndarray:
+        """[classes]: log odds of a frame showing each class, in the part of a run that has frame labels."""
+        part = run.train[0]
+        return self.pools[part.pool].select(part.clips).log_odds()
+
 
 def find(root: Path, *places: str) -> Path:
     """The first of `places` below `root` that exists; a sentence with all of them if none does."""
