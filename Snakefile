@@ -1,6 +1,7 @@
 # framekd: from AudioSet to the tables of the paper. The stages are in workflow/rules, one file each;
 # the work is in src/framekd; the numbers are in config/.
 import os
+import re
 import sys
 
 from snakemake.exceptions import WorkflowError

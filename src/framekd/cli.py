@@ -143,6 +143,11 @@ def _data(config: Config) -> list[str]:
     out += [f"audioset.hdf5: {file} does not exist" for file in config.audioset.hdf5 if not Path(file).is_file()]
     if config.audioset.labels_dir and not Path(config.audioset.labels_dir).is_dir():
         out.append(f"audioset.labels_dir: {config.audioset.labels_dir} does not exist")
+    for name in config.settings:
+        student = config.setting(name).student
+        path = student.soft_labels.path if student and student.soft_labels else None
+        if path and not Path(path).is_file():
+            out.append(f"settings.{name}.student.soft_labels: {path} does not exist")
     return out
 
 

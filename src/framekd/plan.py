@@ -40,8 +40,13 @@ class Plan:
     @property
     def results_files(self) -> list[str]:
         """What a whole run leaves for people."""
-        names = ("table1.csv", "teachers.csv", "significance.csv", "table2.csv", "report.html")
-        return [f"{self.results}/{name}" for name in names]
+        return [*self.tables, f"{self.results}/report.html"]
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables of a whole run; that of the teachers where there are any."""
+        teachers = ["teachers.csv"] if self.teacher_settings else []
+        return [f"{self.results}/{name}" for name in ("table1.csv", *teachers, "significance.csv", "table2.csv")]
 
     @property
     def labels(self) -> dict[str, str]:
@@ -126,10 +131,12 @@ class Plan:
         student = self.config.setting(setting).student
         if student is None or student.recipe.distillation_weight == 0:
             return None
+        if file := student.soft_labels:
+            return file.path or f"{self.data}/soft_labels/{file.name}"
         return f"{self.results}/ensembles/{self.config.teachers_of(setting)}.h5"
 
     def soft_labels(self, stage: str, setting: str) -> list[str]:
-        """The ensemble that the teachers (never) or students of a setting learn from, as an input of their search."""
+        """The file that the teachers (never) or students of a setting learn from, as an input of their trainings."""
         found = self.ensemble(setting) if stage == "students" else None
         return [found] if found else []
 
@@ -176,6 +183,15 @@ class Plan:
         block = self.config.audioset.model_dump(mode="json", include={"weak", "weak_splits", "expected_classes"})
         return {**block, "download": {"shards": self.config.audioset.download.shards}}
 
+    @property
+    def soft_files(self) -> list[str]:
+        """Names of the files of soft labels that are fetched."""
+        return list(self.config.soft_files())
+
+    def soft_file(self, name: str) -> dict[str, Any]:
+        """Parameters of fetching one of them."""
+        return self.config.soft_files()[name].model_dump(mode="json", include={"url", "sha256"})
+
     def acquire(self) -> dict[str, Any]:
         """Parameters of getting the audio of a shard."""
         keys = {"folders", "hdf5", "encoding", "download"}
@@ -214,8 +230,11 @@ class Plan:
 
     def student(self, setting: str, model: str) -> dict[str, Any]:
         """Parameters of a student's training."""
-        recipe = self._stage("students", setting).recipe
-        return {"version": VERSIONS["student"], "recipe": self._recipe(recipe, model)}
+        student = self._stage("students", setting)
+        assert isinstance(student, Student)
+        out = {"version": VERSIONS["student"], "recipe": self._recipe(student.recipe, model)}
+        # A ready-made file was made from another lab's clips: those that it lacks train on their labels.
+        return {**out, "missing_clips": "labels"} if student.soft_labels else out
 
     def search(self, stage: str, setting: str, model: str, rate: str) -> dict[str, Any]:
         """Parameters of the training of one rate of a search: the run's own, with the rate, and who judges it."""

@@ -71,6 +71,23 @@ def test_equal_teachers_are_trained_once():
     assert plan.ensemble("li_et_al") is None
 
 
+def test_students_learn_from_a_ready_made_file_where_one_is_given():
+    url = "https://x.org/records/1/files/soft.h5?download=1"
+    plan = Plan(load({"student": {"soft_labels": {"url": url, "sha256": "0" * 64}}}))
+    assert plan.ensemble("proposed") == plan.ensemble("without_step2") == "data/soft_labels/soft.h5"
+    assert plan.soft_labels("students", "proposed") == ["data/soft_labels/soft.h5"]
+    assert plan.soft_labels("teachers", "proposed") == [] and plan.ensemble("li_et_al") is None
+    assert plan.soft_files == ["soft.h5"] and plan.soft_file("soft.h5") == {"url": url, "sha256": "0" * 64}
+    assert plan.student("proposed", "BEATs")["missing_clips"] == "labels"
+    assert plan.search("students", "proposed", "BEATs", "0.1")["missing_clips"] == "labels"
+    # a setting of its own, without teachers; the others as they were
+    own = {"teacher": None, "student": {"soft_labels": {"path": "x.h5"}}}
+    plan = Plan(load({"settings": {"proposed": own}}))
+    assert plan.ensemble("proposed") == "x.h5" and plan.ensemble("without_rnn") == "results/ensembles/without_rnn.h5"
+    assert plan.config.teachers_of("proposed") is None and "proposed" not in plan.teacher_settings
+    assert plan.soft_files == [] and plan.student("without_rnn", "BEATs") == Plan(Config()).student("proposed", "BEATs")
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -85,7 +102,26 @@ def test_equal_teachers_are_trained_once():
         ({"settings": {"li_et_al": {"student": None}}}, ["neither teacher nor student"]),
         (
             {"settings": {"li_et_al": {"student": {"recipe": {"distillation_weight": 0.5}}}}},
-            ["distils without teachers"],
+            ["settings.li_et_al", "distils without teachers", "soft_labels: {path: …}"],
+        ),
+        ({"student": {"soft_labels": {}}}, ["student.soft_labels", "either path or url", "{path: soft.h5}"]),
+        ({"student": {"soft_labels": {"path": "a.h5", "url": "https://x.org/a.h5"}}}, ["either path or url"]),
+        ({"student": {"soft_labels": {"path": "a.h5", "sha256": "0"}}}, ["student.soft_labels", "sha256: null"]),
+        ({"student": {"soft_labels": {"url": "https://x.org/"}}}, ["student.soft_labels", "'https://x.org/'"]),
+        ({"student": {"soft_labels": {"url": "a.h5"}}}, ["student.soft_labels", "'a.h5'", "no address"]),
+        ({"student": {"soft_labels": {"file": "a.h5"}}}, ["student.soft_labels.file", "known keys: path, url, sha256"]),
+        (
+            {"settings": {"li_et_al": {"student": {"soft_labels": {"path": "a.h5"}}}}},
+            ["settings.li_et_al.student", "distillation_weight is 0", "soft_labels: null"],
+        ),
+        (
+            {
+                "settings": {
+                    "proposed": {"student": {"soft_labels": {"url": "https://x.org/1/a.h5"}}},
+                    "without_rnn": {"student": {"soft_labels": {"url": "https://x.org/2/a.h5?download=1"}}},
+                }
+            },
+            ["settings.without_rnn.student.soft_labels", "x.org/1/a.h5 and", "one file, a.h5", "by path"],
         ),
         ({"step2": {"recipe": {"select": "best_loss"}}}, ["step2.recipe", "validation_share: 0.05"]),
         ({"studnt": 1}, ["studnt", "did you mean 'student'"]),

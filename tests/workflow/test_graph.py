@@ -2,8 +2,9 @@
 
 import re
 
+import h5py
 import pytest
-from conftest import jobs, snakemake
+from conftest import copy_repository, jobs, snakemake
 
 
 @pytest.mark.parametrize("profile", [(), ("--profile", "slurm")])
@@ -55,6 +56,51 @@ def test_a_wrong_configuration_is_refused_before_anything_is_planned(clone, tmp_
     said = run.stdout + run.stderr
     assert run.returncode != 0 and "Traceback" not in said and "Job stats" not in said
     assert all(word in said for word in words), said
+
+
+def test_students_of_a_ready_made_file_need_no_teachers(clone, tmp_path):
+    path = tmp_path / "soft.yaml"
+    (tmp_path / "x.h5").touch()
+    own = f"{{teacher: null, student: {{soft_labels: {{path: {tmp_path}/x.h5}}}}}}"
+    path.write_text(f"settings: {{proposed: {own}}}")
+    planned = jobs(run := snakemake(clone, "-n", "--configfile", str(path)))
+    inputs = {out: text for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
+    student = inputs["results/students/proposed/M2D/seed2/model.safetensors"]
+    assert f"{tmp_path}/x.h5" in student and "results/ensembles" not in student
+    assert not [out for out in inputs if "/proposed" in out and ("teachers/" in out or "ensembles/" in out)]
+    assert (planned["ensemble"], planned["evaluate_teachers"], planned["evaluate_students"]) == (2, 2, 4)
+    assert planned["teachers"] == planned["significance"] == planned["report"] == 1 and "soft_labels" not in planned
+
+
+def test_a_ready_made_file_is_fetched_once_and_a_run_can_be_without_any_teacher(clone, tmp_path):
+    path = tmp_path / "soft.yaml"
+    none = "{teacher: null}"
+    path.write_text(
+        "student: {soft_labels: {url: 'https://example.org/files/a+b.h5?download=1'}}\n"
+        f"settings: {{proposed: {none}, without_step2: {none}, without_rnn: null, without_kd: null}}\n"
+    )
+    planned = jobs(run := snakemake(clone, "-n", "--configfile", str(path)))
+    students = sum(n for rule, n in planned.items() if rule.startswith("student_seed"))
+    assert (planned["soft_labels"], students, planned["evaluate_students"]) == (1, 45, 3)
+    assert not [rule for rule in planned if "teacher" in rule or rule == "ensemble"]
+    assert planned["table1"] == planned["significance"] == planned["report"] == 1
+    inputs = {out: text for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
+    assert "data/soft_labels/a+b.h5" in inputs["results/students/without_step2/M2D/seed2/model.safetensors"]
+    assert "soft_labels" not in inputs["results/students/li_et_al/M2D/seed2/model.safetensors"]
+
+
+def test_a_ready_made_file_is_fetched_by_its_rule(tmp_path):
+    folder, source = copy_repository(tmp_path / "framekd"), tmp_path / "soft+1.h5"
+    with h5py.File(source, "w") as file:
+        file["filenames"] = [b"Yabcdefghijk.mp3"]
+    path = tmp_path / "soft.yaml"
+    path.write_text(f"student: {{soft_labels: {{url: '{source.as_uri()}'}}}}")
+    run = snakemake(folder, "--cores", "1", "data/soft_labels/soft+1.h5", "--configfile", str(path))
+    log = folder / "results/logs/soft_labels/soft+1.h5.log"
+    assert run.returncode == 0, run.stderr + log.read_text()
+    fetched = folder / "data/soft_labels/soft+1.h5"
+    assert fetched.read_bytes() == source.read_bytes() and "soft+1.h5" in log.read_text()
+    assert fetched.with_name("soft+1.h5.sha256").is_file()
 
 
 def test_learning_rates_are_searched_before_they_are_used_and_only_where_asked_for(clone, tmp_path):

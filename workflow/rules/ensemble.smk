@@ -22,3 +22,27 @@ rule ensemble:
         data=D,
     script:
         "../../scripts/ensemble.py"
+
+
+# A ready-made file of soft labels that students learn from in place of this run's ensemble.
+if plan.soft_files:
+
+    rule soft_labels:
+        output:
+            file=f"{D}/soft_labels/{{file}}",
+            sha256=f"{D}/soft_labels/{{file}}.sha256",
+        log:
+            f"{R}/logs/soft_labels/{{file}}.log",
+        benchmark:
+            f"{R}/benchmarks/soft_labels/{{file}}.tsv"
+        wildcard_constraints:
+            file="|".join(map(re.escape, plan.soft_files)),
+        conda:
+            "../envs/framekd.yaml"
+        threads: plan.threads("acquire")
+        resources:
+            **plan.resources("acquire"),
+        params:
+            block=lambda wildcards: plan.soft_file(wildcards.file),
+        script:
+            "../../scripts/soft_labels.py"

@@ -72,27 +72,29 @@ rule table1:
         "../../scripts/table1.py"
 
 
-rule teachers:
-    input:
-        **plan.teachers_table,
-    output:
-        csv=f"{R}/teachers.csv",
-        md=f"{R}/teachers.md",
-        tex=f"{R}/teachers.tex",
-    log:
-        f"{R}/logs/teachers.log",
-    benchmark:
-        f"{R}/benchmarks/teachers.tsv"
-    conda:
-        "../envs/framekd.yaml"
-    threads: plan.threads("table")
-    resources:
-        **plan.resources("table"),
-    params:
-        miniature=cfg.miniature is not None,
-        version=VERSIONS["tables"],
-    script:
-        "../../scripts/teachers.py"
+if plan.teacher_settings:
+
+    rule teachers:
+        input:
+            **plan.teachers_table,
+        output:
+            csv=f"{R}/teachers.csv",
+            md=f"{R}/teachers.md",
+            tex=f"{R}/teachers.tex",
+        log:
+            f"{R}/logs/teachers.log",
+        benchmark:
+            f"{R}/benchmarks/teachers.tsv"
+        conda:
+            "../envs/framekd.yaml"
+        threads: plan.threads("table")
+        resources:
+            **plan.resources("table"),
+        params:
+            miniature=cfg.miniature is not None,
+            version=VERSIONS["tables"],
+        script:
+            "../../scripts/teachers.py"
 
 
 rule significance:

@@ -1,10 +1,7 @@
 # One page that shows everything: tables, curves, detections, coverage, time.
 rule report:
     input:
-        f"{R}/table1.csv",
-        f"{R}/teachers.csv",
-        f"{R}/significance.csv",
-        f"{R}/table2.csv",
+        plan.tables,
     output:
         f"{R}/report.html",
     log:

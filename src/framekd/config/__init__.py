@@ -25,6 +25,7 @@ from framekd.config.stages import (
     External,
     Resources,
     Setting,
+    SoftFile,
     Step1,
     Step2,
     Student,
@@ -50,6 +51,7 @@ __all__ = [
     "Resources",
     "Search",
     "Setting",
+    "SoftFile",
     "Step1",
     "Step2",
     "Student",
@@ -105,6 +107,7 @@ class Config(Block):
                 raise ValueError(f"step2: {name} is neither in step2.train nor in step2.external")
         for name in self.settings:
             self.setting(name)
+        self.soft_files()
         for key, recipe in self._searchless():
             if recipe.searches():
                 raise ValueError(f"{key}.learning_rate: only teachers and students search; write a number")
@@ -132,6 +135,23 @@ class Config(Block):
             return Setting.model_validate(merge(base, self.settings[name]))
         except ValidationError as error:
             raise UserError(explain(error, Setting, prefix=("settings", name))) from None
+
+    def soft_files(self) -> dict[str, SoftFile]:
+        """Files of soft labels that are fetched, by file name; two that would be one file are refused."""
+        found: dict[str, SoftFile] = {}
+        for setting in self.settings:
+            student = self.setting(setting).student
+            file = student.soft_labels if student else None
+            if file is None or file.url is None:
+                continue
+            if found.setdefault(file.name, file) != file:
+                other = found[file.name]
+                what = f"{other.url} and {file.url} are" if other.url != file.url else f"{file.url} has two sums and is"
+                raise ValueError(
+                    f"settings.{setting}.student.soft_labels: {what} fetched to one file, {file.name}; "
+                    "write one url with one sha256, or give one of them by path"
+                )
+        return found
 
     def teachers_of(self, name: str) -> str | None:
         """The first setting that has the same teachers as `name`: equal teachers are trained once."""

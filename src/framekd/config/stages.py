@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, model_validator
 
@@ -55,11 +57,47 @@ class Teacher(Block):
     search: Search = field(Search, "how their learning rate is chosen, where the recipe says `learning_rate: search`")
 
 
+class SoftFile(Block):
+    """A ready-made file of soft labels, in the layout of the published one (Zenodo 14626113)."""
+
+    path: str | None = field(None, "file on this machine")
+    url: str | None = field(None, "address of the file itself, which is fetched to `data_dir`/soft_labels")
+    sha256: str | None = field(None, "expected SHA-256 of a file that is fetched; null records what came")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> SoftFile:
+        if bool(self.path) == bool(self.url):
+            raise ValueError("give either path or url; write soft_labels: {path: soft.h5}, with null for the other")
+        if self.path and self.sha256:
+            raise ValueError("sha256 is for a url; a file at path is taken as it is, so write sha256: null")
+        if self.url and not (urlsplit(self.url).scheme and self.name):
+            raise ValueError(f"url {self.url!r} is no address that ends in a file name; write that of the file itself")
+        return self
+
+    @property
+    def name(self) -> str:
+        """File name at the end of the address, without what follows a question mark."""
+        last = unquote(urlsplit(self.url or "").path).rsplit("/", 1)[-1]
+        return last if re.fullmatch(r"\w[\w.+-]*", last) else ""
+
+
 class Student(Block):
     """Step 3, second half: one transformer distilled from the ensemble."""
 
     recipe: Recipe = Field(default_factory=recipe_of(**STUDENT), description="training of the students")
     search: Search = field(Search, "how their learning rate is chosen, where the recipe says `learning_rate: search`")
+    soft_labels: SoftFile | None = field(
+        None, "a ready-made file to learn from, `{path: …}` or `{url: …, sha256: …}`; null is this run's own ensemble"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Student:
+        if self.soft_labels and self.recipe.distillation_weight == 0:
+            raise ValueError(
+                "soft_labels is given, but recipe.distillation_weight is 0, so nothing would be learnt from it; "
+                "write soft_labels: null or a distillation_weight such as 0.9"
+            )
+        return self
 
 
 class Evaluation(Block):
@@ -98,7 +136,7 @@ def default_resources() -> dict[str, Resources]:
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "li_et_al": {"start": "step1", "teacher": None, "student": {"recipe": LI_ET_AL}},
+    "li_et_al": {"start": "step1", "teacher": None, "student": {"recipe": LI_ET_AL, "soft_labels": None}},
     "proposed": {},
     "without_kd": {"teacher": {"sequence_model": None}, "student": None},
     "without_rnn": {"teacher": {"sequence_model": None}},
@@ -117,6 +155,11 @@ class Setting(Block):
     def _possible(self) -> Setting:
         if self.student is None and self.teacher is None:
             raise ValueError("has neither teacher nor student, so nothing to score")
-        if self.student and self.student.recipe.distillation_weight > 0 and self.teacher is None:
-            raise ValueError("distils without teachers; write student: {recipe: {distillation_weight: 0.0}}")
+        student = self.student
+        distils = student and student.recipe.distillation_weight > 0 and student.soft_labels is None
+        if distils and self.teacher is None:
+            raise ValueError(
+                "distils without teachers; write student: {recipe: {distillation_weight: 0.0}}, "
+                "or student: {soft_labels: {path: …}} for a ready-made file"
+            )
         return self

@@ -36,6 +36,8 @@ class SoftLabels:
         if missing_clips not in ("refuse", "labels"):
             raise ValueError(f'missing_clips is "refuse" or "labels", not {missing_clips!r}')
         self.missing_clips = missing_clips
+        if not h5py.is_hdf5(self.path):
+            raise UserError(f"{self.path} is no HDF5 file; copy or fetch it again, and not the page that leads to it")
         with h5py.File(self.path, "r") as file:
             lacking = [name for name in ("filenames", "strong_logits") if name not in file]
             if lacking:

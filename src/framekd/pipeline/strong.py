@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from torch import nn
 
@@ -18,7 +19,7 @@ from framekd.ensemble import SoftLabels, write_ensemble
 from framekd.models import FrameModel
 from framekd.pipeline.common import classes_of, device, label_file, open_store, provenance
 from framekd.pipeline.pretrain import start_from
-from framekd.train import Fit, fit, launch, numpy_generator, torch_generator, validation_loss
+from framekd.train import Fit, fit, is_main, launch, numpy_generator, torch_generator, validation_loss
 
 
 def training_clips(data: str | Path) -> ClipSet:
@@ -28,7 +29,10 @@ def training_clips(data: str | Path) -> ClipSet:
 
 @dataclass(frozen=True)
 class Given:
-    """What the trainings of a job are given: plain data, which other processes can be handed."""
+    """What the trainings of a job are given: plain data, which other processes can be handed.
+
+    ensemble: the file of soft labels; ``block["missing_clips"]`` tells what becomes of clips that it lacks.
+    """
 
     block: Mapping[str, Any]
     start: str
@@ -57,6 +61,8 @@ def _train(given: Given, runs: Mapping[int, str]) -> None:
 
         def finish(model: FrameModel, result: Fit, seed: int = seed, directory: Path = directory) -> None:
             note = provenance(given.start, seed=seed, recipe=recipe, step=result.kept_step, **result.provenance)
+            if "missing_clips" in given.block:  # a ready-made file, which no other stage of the run tells of
+                note = {**note, "soft_labels": given.ensemble}
             checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
 
         train_one(given, clips, seed=seed, directory=directory, finish=finish)
@@ -67,7 +73,7 @@ def train_one(
 ) -> None:
     """Train one model on `clips`; `finish` is handed it before the state of the run is removed."""
     recipe = Recipe.model_validate(given.block["recipe"])
-    soft = SoftLabels(given.ensemble, clips.classes) if given.ensemble else None
+    soft = soft_labels(given, clips)
     model = start_from(
         given.start,
         clips,
@@ -89,6 +95,38 @@ def train_one(
         identity={"start": str(given.start), "clips": len(kept)},
         tracking=Tracking.model_validate(given.tracking or {}),
     )
+
+
+def soft_labels(given: Given, clips: ClipSet) -> SoftLabels | None:
+    """What a training distils: the ensemble of this run, or a ready-made file, which may lack some of `clips`.
+
+    How many it has is printed. UserError if a ready-made file has none of them.
+    """
+    if given.ensemble is None:
+        return None
+    soft = SoftLabels(given.ensemble, clips.classes, missing_clips=given.block.get("missing_clips", "refuse"))
+    if soft.missing_clips == "labels":
+        known = sum(soft.row(name) is not None for name in clips.ids)
+        if not known:
+            raise UserError(
+                f"{given.ensemble} has soft labels for none of the {len(clips)} training clips, such as "
+                f"{clips.ids[0]!r}; give a file that was made from AudioSet Strong's training clips"
+            )
+        if is_main():
+            print(
+                f"{given.ensemble}: soft labels for {known} of {len(clips)} training clips; "
+                f"the other {len(clips) - known} train on their labels alone",
+                flush=True,
+            )
+    return soft
+
+
+def fetch_soft_labels(block: Mapping[str, Any], *, out: str) -> None:
+    """Fetch a ready-made file of soft labels to `out`, going on where a broken fetch stopped; its sum lies beside."""
+    path = checkpoints.fetch(block["url"], out, sha256=block["sha256"])
+    if not h5py.is_hdf5(path):
+        raise UserError(f"{block['url']} is no HDF5 file; write the address of the file itself, not of a page")
+    print(Path(f"{out}.sha256").read_text().strip())
 
 
 def split(clips: ClipSet, share: float, *, seed: int, purpose: str = "validation clips") -> tuple[ClipSet, ClipSet]:
