@@ -3,7 +3,8 @@
     python benchmarks/training.py                                  (small models, a minute)
     python benchmarks/training.py --peer PATH_OF_A_CHECKOUT        (fschmid56/PretrainedSED; its packages importable)
     python benchmarks/training.py --paper --batch 2 --steps 3      (the paper's sizes on a CPU)
-    python benchmarks/training.py --only hours --share 0.35        (GPU hours of Table I, from FLOPs)
+    python benchmarks/training.py --only hours --share 0.35        (GPU hours of both tables, from FLOPs; with --peer
+                                                                    the authors' too, by the ratio of steps on this CPU)
     python benchmarks/training.py --paper --device cuda --batch 256 --steps 50 --models BEATs ASiT
 
 The step is the real one: `framekd.train.fit` with the teacher's recipe, timed by its own clock. Ours and the peer's are
@@ -38,6 +39,7 @@ SMALL = {"width": 96, "depth": 2, "heads": 4, "rnn_hidden": 48}
 MELS = {"ATST-F": (64, 1001), "BEATs": (128, 998), "fPaSST": (128, 1000), "M2D": (80, 1001), "ASiT": (128, 998)}
 TOKENS = {"ATST-F": 250, "BEATs": 496, "fPaSST": 252, "M2D": 311, "ASiT": 497}
 PEAK = 989e12  # dense bf16 FLOP a second of an H100 or H200
+STAGES = ("teachers", "students", "Li et al.", "Step 2", "Table II")
 PARTS = ("data", "frontend", "augment", "forward", "backward", "optimiser", "log")
 
 
@@ -206,37 +208,56 @@ def flops_per_clip(name: str, sequence_model: str | None) -> float:
     return 2.0 * total
 
 
+def work_of(name: str, config: Config) -> dict[str, float]:
+    """Forward FLOPs of all trainings of one model, by what Table I and Table II need them for."""
+    plain, rnn = (flops_per_clip(name, kind) for kind in (None, "bigru"))
+    work = dict.fromkeys(STAGES, 0.0)
+    teachers = {config.teachers_of(setting) for setting in config.settings} - {None}
+    for setting in config.settings:
+        resolved, runs = config.setting(setting), len(config.seeds)
+        if setting in teachers:
+            flops = rnn if resolved.teacher.sequence_model else plain
+            work["teachers"] += runs * clips_of(resolved.teacher.recipe) * flops
+        if resolved.student is not None:
+            row = "Li et al." if setting == "li_et_al" else "students"
+            work[row] += runs * clips_of(resolved.student.recipe) * plain
+    if name in config.step2.train:
+        work["Step 2"] = clips_of(config.step2.recipe) * plain
+    for task, folds in (("DESED", 0), ("DC16_T2", 0), ("MAESTRO", 5)):
+        block = getattr(config.downstream, task)
+        runs = len(config.downstream.checkpoints) * (folds or len(block.seeds))
+        work["Table II"] += runs * clips_of(block.finetune) * plain  # frozen models run once over the clips: little
+    return work
+
+
 def estimate_hours(options) -> None:
-    """GPU hours of Table I from the models' FLOPs and an assumed share of a GPU's peak; nothing is measured."""
-    config = Config()
-    print(
-        f"\nTable I, hours of one H100 or H200 at {100 * options.share:.0f} % of its bf16 peak; estimated, not measured"
-    )
-    names = {"GFLOP/clip": 11, "with GRU": 10, "teachers": 10, "students": 10, "Li et al.": 10, "Step 2": 8, "sum": 8}
-    print(f"{'':8s}" + "".join(f"{text:>{width}s}" for text, width in names.items()))
-    whole = 0.0
+    """GPU hours of both tables from the models' FLOPs and an assumed share of a GPU's peak; nothing is measured on one.
+
+    With --peer, the authors' hours are ours times the ratio of steps on this CPU, at the paper's sizes.
+    """
+    config, whole = Config(), np.zeros(2)
+    share = f"{100 * options.share:.0f} % of its bf16 peak"
+    print(f"\nhours of one H100 or H200 at {share}; estimated from FLOPs, not measured on a GPU")
+    heads = ["GFLOP/clip", "with GRU", *STAGES, "sum", *(["CPU ratio", "theirs"] if options.peer else [])]
+    print(f"{'':8s}" + "".join(f"{text:>11s}" for text in heads))
     for name in options.models:
-        plain, rnn = (flops_per_clip(name, kind) for kind in (None, "bigru"))
-        hours = defaultdict(float)
-        teachers = {config.teachers_of(setting) for setting in config.settings} - {None}
-        for setting in config.settings:
-            resolved, runs = config.setting(setting), len(config.seeds)
-            if setting in teachers:
-                work = rnn if resolved.teacher.sequence_model else plain
-                hours["teachers"] += runs * clips_of(resolved.teacher.recipe) * work
-            if resolved.student is not None:
-                row = "li" if setting == "li_et_al" else "students"
-                hours[row] += runs * clips_of(resolved.student.recipe) * plain
-        if name in config.step2.train:
-            hours["step2"] = clips_of(config.step2.recipe) * plain
-        hours = {key: 3 * flops / (options.share * PEAK) / 3600 for key, flops in hours.items()}
-        whole += sum(hours.values())
-        columns = (hours.get(key, 0.0) for key in ("teachers", "students", "li", "step2"))
-        widths = (10, 10, 10, 8)
-        line = f"{name:8s}{plain / 1e9:11.0f}{rnn / 1e9:10.0f}"
-        line += "".join(f"{value:{width}.1f}" for value, width in zip(columns, widths)) + f"{sum(hours.values()):8.1f}"
-        print(line, flush=True)
-    print(f"all models: {whole:.0f} hours (backward counted as twice the forward pass; no data, no validation)")
+        plain, rnn = (flops_per_clip(name, kind) / 1e9 for kind in (None, "bigru"))
+        hours = [3 * flops / (options.share * PEAK) / 3600 for flops in work_of(name, config).values()]
+        line = f"{name:8s}{plain:11.0f}{rnn:11.0f}" + "".join(f"{value:11.1f}" for value in [*hours, sum(hours)])
+        ratio = step_ratio(name, options) if options.peer else 1.0
+        whole += sum(hours) * np.array([1.0, ratio])
+        print(line + (f"{ratio:11.2f}{ratio * sum(hours):11.1f}" if options.peer else ""), flush=True)
+    theirs = f", the authors' code {whole[1]:.0f} by these ratios" if options.peer else ""
+    print(f"all models: {whole[0]:.0f} hours{theirs} (backward as twice the forward pass; no data, no validation)")
+
+
+def step_ratio(name: str, options) -> float:
+    """Time of the authors' step over ours: students on this machine, the teacher's augmentation on both sides."""
+    clips = noise(16, options.classes)
+    recipe = Recipe(epochs=1, epoch_clips=options.batch * (options.steps + 1), batch_size=options.batch,
+                    warmup_steps=1, augment=TEACHER)  # fmt: skip
+    peer = importlib.import_module("models_benchmark").Peer(name, options.sequence_model)
+    return their_step(peer, clips, recipe, options) / sum(our_step(name, clips, recipe, options).values())
 
 
 def clips_of(recipe: Recipe) -> int:
@@ -246,7 +267,8 @@ def clips_of(recipe: Recipe) -> int:
 
 def load_peer(path: str) -> None:
     """Make the authors' checkout, and our benchmark of models that knows how to build theirs, importable."""
-    sys.path.insert(0, str(Path(path).resolve()))
+    here = str(Path(__file__).resolve().parent)  # it holds models.py, which is called as the peer's package is
+    sys.path[:] = [str(Path(path).resolve()), *(p for p in sys.path if p != here)]
     spec = importlib.util.spec_from_file_location("models_benchmark", Path(__file__).with_name("models.py"))
     module = importlib.util.module_from_spec(spec)
     sys.modules["models_benchmark"] = module
@@ -280,6 +302,7 @@ def main() -> None:
     if options.only in (None, "steps"):
         time_steps(options)
     if options.only == "hours":
+        options.sizes, options.classes = None, 447
         estimate_hours(options)
 
 
