@@ -8,7 +8,7 @@ with job(snakemake.log[0], threads=snakemake.threads):
 
     config = load(snakemake.config)
     missing = write_report(
-        snakemake.output[0],
+        snakemake.output.html,
         results_dir=snakemake.params.results,
         data_dir=snakemake.params.data,
         config=config,

@@ -3,7 +3,9 @@ rule report:
     input:
         plan.tables,
     output:
-        f"{R}/report.html",
+        html=f"{R}/report.html",
+        compute=f"{R}/compute.csv",
+        orderings=[f"{R}/orderings.csv"] if plan.teacher_settings else [],
     log:
         f"{R}/logs/report.log",
     benchmark:
