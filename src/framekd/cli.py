@@ -1,4 +1,4 @@
-"""The command line: events of your own files, a check of the machine, and what changed since a result was made."""
+"""The command line: events of your own files, and a check of the machine before a long run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def predict(given: argparse.Namespace) -> int:
                 model, name, classes, threshold=given.threshold, smooth=lambda x: median_filter(x, seconds=given.median)
             )
         except (DecodeError, UserError, FileNotFoundError) as error:
-            print(f"framekd: {name}: {error}", file=sys.stderr)
+            told = str(error) if str(error).startswith(name) else f"{name}: {error}"
+            print(f"framekd: {told}", file=sys.stderr)
             failed += 1
             continue
         stem = Path(given.out) / Path(name).name if given.out else Path(name)
