@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import h5py
 import numpy as np
@@ -57,6 +58,14 @@ def test_the_file_is_the_mean_of_its_members(made):
     assert [name.decode() for name in content["clip_ids"]] == data.ids
     assert list(about["classes"]) == list(data.classes.names)
     assert sorted(p.name for p in path.parent.iterdir()) == ["ensemble.h5"]
+
+
+def test_the_same_logits_are_the_same_bytes_at_another_time(made, tmp_path):
+    path, members, data = made
+    time.sleep(max(0.0, 1.1 - (time.time() - path.stat().st_mtime)))  # HDF5's own stamps count seconds
+    again = tmp_path / "again.h5"
+    write_ensemble(again, members, data, classes=data.classes, batch_size=4, device="cpu", progress=False)
+    assert again.read_bytes() == path.read_bytes()
 
 
 def test_one_member_at_a_time_gives_the_same(made, tmp_path):
