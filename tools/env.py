@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,13 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / ".complete"
 LOCK = ROOT / "requirements.lock"
+KERNELS = ROOT / "tools" / "same_kernels.c"
 # Not the .venv's own Python, which is removed first, should that be the one that runs this.
 BASE = getattr(sys, "_base_executable", sys.executable)
 
 
 def wanted() -> str:
     """What the environment is made from: the pins, the package's own metadata and the interpreter."""
-    text = LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    text = LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes() + KERNELS.read_bytes()
     return f"{hashlib.sha256(text).hexdigest()} {sys.version_info.major}.{sys.version_info.minor} {ROOT}"
 
 
@@ -78,6 +80,7 @@ def make() -> None:
     run([*install, "--compile-bytecode", "-r", str(LOCK)], env=environment)  # each job starts a second sooner
     run([*install, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], env=environment)
     link_ffmpeg(python)
+    same_kernels(python)
     STAMP.write_text(wanted() + "\n")
 
 
@@ -88,6 +91,22 @@ def link_ffmpeg(python: str) -> None:
     query = "import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())"
     binary = subprocess.check_output([python, "-c", query], text=True).strip()
     (VENV / "bin" / "ffmpeg").symlink_to(binary)
+
+
+def same_kernels(python: str) -> None:
+    """Have every Python of the environment load tools/same_kernels.c before torch, so that all makers' CPUs agree."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.check_output([python, "-c", query], text=True).strip())
+    library = site / "same_kernels.so"
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        print("make env: no C compiler, so spectrograms keep the rounding of this processor's maker (docs/models.md)")
+        return
+    subprocess.check_call([*compiler.split(), "-shared", "-fPIC", "-O2", "-o", str(library), str(KERNELS)])
+    load = f"import ctypes; ctypes.CDLL({str(library)!r}, mode=ctypes.RTLD_GLOBAL)\n"
+    (site / "same_kernels.pth").write_text(load)
 
 
 def main() -> None:

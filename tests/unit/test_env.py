@@ -1,6 +1,9 @@
 """`make env` notices what is wrong with an environment."""
 
 import importlib.util
+import platform
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,3 +61,17 @@ def test_a_damaged_package_is_noticed(env, damage):
 def test_the_lock_has_pins_alone_and_no_address():
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     assert lines and all("==" in line and "://" not in line and not line.startswith("-") for line in lines)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="MKL is in torch for x86-64 alone"
+)
+@pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler")
+def test_every_python_of_the_environment_has_the_same_kernels(env, tmp_path):
+    """The answer is there before anything is imported, where torch's MKL looks for it first."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "new")], check=True)
+    python = str(tmp_path / "new" / "bin" / "python")
+    asked = "import ctypes; print(ctypes.CDLL(None).mkl_serv_intel_cpu_true())"
+    assert subprocess.run([python, "-c", asked], capture_output=True).returncode  # nobody answers yet
+    env.same_kernels(python)
+    assert subprocess.check_output([python, "-c", asked], text=True).strip() == "1"
