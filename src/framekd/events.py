@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-FRAME_RATE = 25
-"""Label frames per second."""
-CLIP_FRAMES = 250
-"""Label frames of a 10-s clip."""
+from framekd.units import CLIP_FRAMES, FRAME_RATE
+
 _NOISE = (
     1e-6  # frames; decimal milliseconds times 25 carry float noise: 0.28 s is frame 7 exactly, not 7.000000000000001
 )
@@ -48,6 +46,21 @@ def frame_span(
     end = np.ceil(np.asarray(offset, np.float64) * frame_rate - _NOISE)
     top = np.inf if n_frames is None else n_frames
     return np.clip(begin, 0, top).astype(np.int32), np.clip(end, 0, top).astype(np.int32)
+
+
+def active_runs(active: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of true values over time: columns (class, begin, end) of half-open frame spans.
+
+    Args:
+        active: [frames, classes] bool.
+    Returns:
+        Three int64 [runs] arrays, sorted by class, then by begin.
+    """
+    padded = np.zeros((active.shape[1], len(active) + 2), np.int8)
+    padded[:, 1:-1] = active.T
+    change = np.diff(padded, axis=1)
+    label, begin = np.nonzero(change == 1)
+    return label, begin, np.nonzero(change == -1)[1]
 
 
 def frame_targets(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from framekd.config import LABEL_FILES, SEARCH, Config, Recipe, Search, Student, Teacher, UserError
+from framekd.config import LABEL_FILES, SEARCH, Config, HeadRecipe, Search, Student, Teacher, UserError
 
 VERSIONS = {
     "miniature": 2,
@@ -162,7 +162,7 @@ class Plan:
         """CPU cores of a stage."""
         return self.config.resources[stage].threads
 
-    def _recipe(self, recipe: Recipe, model: str) -> dict[str, Any]:
+    def _recipe(self, recipe: HeadRecipe, model: str) -> dict[str, Any]:
         return {**recipe.model_dump(mode="json"), "learning_rate": recipe.wanted_rate(model)}
 
     def _stage(self, stage: str, setting: str) -> Teacher | Student:

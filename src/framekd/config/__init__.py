@@ -17,7 +17,7 @@ from framekd.config.base import Block, field, merge
 from framekd.config.data import LABEL_FILES, AudioSet, Download, Miniature
 from framekd.config.downstream import Downstream, Task
 from framekd.config.errors import UserError, explain
-from framekd.config.recipe import SEARCH, Augment, Recipe, Search
+from framekd.config.recipe import SEARCH, Augment, HeadRecipe, Recipe, Search, TeacherRecipe, TrainRecipe
 from framekd.config.stages import (
     MODELS,
     SETTINGS,
@@ -46,6 +46,7 @@ __all__ = [
     "Downstream",
     "Evaluation",
     "External",
+    "HeadRecipe",
     "Miniature",
     "Recipe",
     "Resources",
@@ -57,7 +58,9 @@ __all__ = [
     "Student",
     "Task",
     "Teacher",
+    "TeacherRecipe",
     "Tracking",
+    "TrainRecipe",
     "UserError",
     "load",
     "load_files",
@@ -119,7 +122,7 @@ class Config(Block):
             )
         return self
 
-    def _searchless(self) -> Iterator[tuple[str, Recipe]]:
+    def _searchless(self) -> Iterator[tuple[str, HeadRecipe]]:
         yield "step2.recipe", self.step2.recipe
         for name, info in type(self.downstream).model_fields.items():
             if isinstance(task := getattr(self.downstream, name), Task):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from framekd.config.base import Block, field
-from framekd.config.recipe import Recipe
+from framekd.config.recipe import HeadRecipe, TrainRecipe
 
 
 class Task(Block):
@@ -18,12 +18,14 @@ class Task(Block):
     head: Literal["linear", "attention"] = field("linear", "head on top of the frozen or fine-tuned transformer")
     median_seconds: float = field(0.25, "median filter of the post-processing", ge=0)
     min_seconds: float = field(0.125, "shortest event that is kept", ge=0)
-    frozen: Recipe = field(Recipe, "training of the head alone")
-    finetune: Recipe = field(Recipe, "training of everything")
+    frozen: HeadRecipe = field(HeadRecipe, "training of the head alone")
+    finetune: TrainRecipe = field(TrainRecipe, "training of everything")
 
 
 def _task(data: str, frozen: dict, finetune: dict, **values: Any) -> Any:
-    return lambda: Task(data=data, frozen=Recipe(**frozen), finetune=Recipe(**finetune), **values)
+    return lambda: Task(
+        data=data, frozen=HeadRecipe(**frozen), finetune=TrainRecipe(**finetune), **values
+    )
 
 
 _DESED = dict(epochs=100, epoch_clips=10_000, batch_size=256, warmup_steps=195, precision="bf16")

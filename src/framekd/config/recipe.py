@@ -34,8 +34,8 @@ class Augment(Block):
     time_mask: float = field(0.0, "longest masked share of the clip; 0 is off", ge=0, lt=1)
 
 
-class Recipe(Block):
-    """One training: data order, augmentation, loss, optimiser and schedule."""
+class HeadRecipe(Block):
+    """Training of heads on a frozen transformer: what every training has, and nothing that acts on the transformer."""
 
     epochs: int = field(30, "passes of epoch_clips draws", ge=1)
     epoch_clips: int = field(100_000, "clips drawn per epoch", ge=1)
@@ -47,42 +47,22 @@ class Recipe(Block):
     betas: tuple[float, float] = field((0.9, 0.999), "Adam's betas")
     momentum: float = field(0.9, "SGD's momentum", ge=0, lt=1)
     weight_decay: float = field(0.0, "weight decay (AdamW: on tensors of two or more dimensions)", ge=0)
-    layer_decay: float = field(1.0, "factor on the learning rate per layer, from the top down", gt=0, le=1)
     schedule: Literal["cosine", "exp_linear"] = field(
-        "cosine", "shape of the learning rate after warm-up: cosine to 0, or EfficientAT's exponential-flat-linear"
+        "cosine", "learning rate after warm-up: cosine to min_learning_rate, or EfficientAT's exponential-flat-linear"
     )
     warmup_steps: int = field(5_000, "steps of linear warm-up", ge=0)
     min_learning_rate: float = field(0.0, "where the cosine ends", ge=0)
     clip_gradient: float | None = field(None, "largest gradient norm; null is no clipping")
-    sampler: Literal["uniform", "balanced"] = field("uniform", "how clips are drawn: all alike, or rare classes more")
-    sampler_offset: float = field(30.0, "balanced sampling: weight of a class is 1000 / (offset + its count)", ge=0)
-    replacement: bool = field(True, "balanced sampling draws with replacement (without, nothing is balanced)")
-    distillation_weight: float = field(0.0, "share of the loss on the ensemble's soft labels", **Probability)
     head_init: Literal["default", "normal", "prior"] = field(
-        "default",
-        "new heads: PyTorch's default; N(0, 0.01) with bias 0; or the default with the bias at each class's log odds",
+        "default", "new heads: PyTorch's default; N(0, 0.01) and bias 0; default with the classes' log odds as bias"
     )
-    random_crop: bool = field(True, "clips longer than 10 s are cut at random in training, labels moved with the cut")
-    precision: Literal["bf16", "fp16", "fp32"] = field(
-        "bf16", "arithmetic of forward and backward on a GPU (fp32 on a CPU)"
-    )
-    compile: bool = field(False, "torch.compile the model")
-    accumulate: int = field(1, "parts that a batch is cut into to fit the memory", ge=1)
-    ema: float | None = field(
-        None, "decay of an exponential moving average of the weights, which is what is validated and kept", gt=0, lt=1
-    )
-    select: Literal["last", "best_loss"] = field(
-        "last", "which weights are kept: the last, or of the lowest validation loss"
-    )
-    validation_share: float = field(0.0, "share of the training clips kept for the validation loss", ge=0, lt=1)
-    validate_epochs: int = field(5, "epochs between validations", ge=1)
-    patience: int | None = field(None, "validations without a better loss until training stops; null is never")
-    augment: Augment = field(Augment, "augmentation")
+    random_crop: bool = field(True, "cut clips longer than 10 s at random in training; labels move with the cut")
+    precision: Literal["bf16", "fp16", "fp32"] = field("bf16", "arithmetic on a GPU; a CPU always uses fp32")
 
     @field_validator("learning_rate", mode="before")
     @classmethod
     def _rates(cls, value: Any) -> Any:
-        """One sentence for what is none of the three forms, in place of one for each."""
+        """Check all three forms here, so that the message is one sentence and not one per form."""
         for rate in value.values() if isinstance(value, dict) else [value]:
             try:
                 if rate != SEARCH and not float(rate) > 0:
@@ -93,20 +73,12 @@ class Recipe(Block):
                 ) from None
         return value
 
-    @model_validator(mode="after")
-    def _possible(self) -> Recipe:
-        if self.select == "best_loss" and self.validation_share == 0:
-            raise ValueError("select: best_loss needs validation clips; write validation_share: 0.05")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts")
-        return self
-
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
         return self.epochs * -(-self.epoch_clips // self.batch_size)
 
     def wanted_rate(self, model: str) -> float | Literal["search"]:
-        """Peak learning rate of `model`, or that it is to be searched."""
+        """Peak learning rate of `model`, or "search"."""
         if isinstance(self.learning_rate, dict):
             if model not in self.learning_rate:
                 raise UserError(f"learning_rate has no value for {model}; write learning_rate: {{{model}: 1.0e-4}}")
@@ -114,7 +86,7 @@ class Recipe(Block):
         return self.learning_rate
 
     def rate(self, model: str) -> float:
-        """Peak learning rate of `model`, a number."""
+        """Peak learning rate of `model`. UserError if it is still to be searched."""
         rate = self.wanted_rate(model)
         if rate == SEARCH:
             raise UserError(f"learning_rate of {model} is still to be searched; write a number")
@@ -124,6 +96,52 @@ class Recipe(Block):
         """Whether the learning rate of any model is searched."""
         rates = self.learning_rate.values() if isinstance(self.learning_rate, dict) else [self.learning_rate]
         return SEARCH in rates
+
+
+class TrainRecipe(HeadRecipe):
+    """Training of the whole model: Step 2, and fine-tuning on a downstream task."""
+
+    layer_decay: float = field(1.0, "factor on the learning rate per layer, from the top down", gt=0, le=1)
+    sampler: Literal["uniform", "balanced"] = field("uniform", "how clips are drawn: all alike, or rare classes more")
+    sampler_offset: float = field(30.0, "balanced sampler: weight of a class is 1000 / (offset + its count)", ge=0)
+    replacement: bool = field(
+        True, "balanced sampler: draw with replacement; without, weights act only in sets far larger than an epoch"
+    )
+    compile: bool = field(False, "torch.compile the model")
+    accumulate: int = field(1, "micro-batches per step, to fit the memory", ge=1)
+    ema: float | None = field(
+        None, "decay of an exponential moving average of the weights, which is validated and kept", gt=0, lt=1
+    )
+    augment: Augment = field(Augment, "augmentation")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TrainRecipe:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts")
+        return self
+
+
+class TeacherRecipe(TrainRecipe):
+    """Training on AudioSet Strong, with clips held out for validation where wanted."""
+
+    validation_share: float = field(0.0, "share of the training clips held out for the validation loss", ge=0, lt=1)
+    validate_epochs: int = field(5, "epochs between validations", ge=1)
+    select: Literal["last", "best_loss"] = field("last", "weights to keep: the last, or of the lowest validation loss")
+    patience: int | None = field(None, "stop after so many validations without a lower loss; null is never", ge=1)
+
+    @model_validator(mode="after")
+    def _validated(self) -> TeacherRecipe:
+        for key in ("select: best_loss", "patience"):
+            asked = self.select == "best_loss" if key != "patience" else self.patience is not None
+            if asked and self.validation_share == 0:
+                raise ValueError(f"{key} needs validation clips; write validation_share: 0.05")
+        return self
+
+
+class Recipe(TeacherRecipe):
+    """Training of a student: all keys of a teacher's, and distillation."""
+
+    distillation_weight: float = field(0.0, "share of the loss on the ensemble's soft labels", **Probability)
 
 
 class Search(Block):
@@ -144,9 +162,9 @@ class Search(Block):
         return self
 
 
-def recipe_of(**values: Any) -> Any:
-    """A default recipe that differs from the general one in `values`."""
-    return lambda: Recipe(**values)
+def recipe_of(kind: type[HeadRecipe], **values: Any) -> Any:
+    """A factory of the default recipe of a stage: `values` over the general defaults."""
+    return lambda: kind(**values)
 
 
 WEAK = dict(

@@ -9,7 +9,17 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, model_validator
 
 from framekd.config.base import Block, field
-from framekd.config.recipe import LI_ET_AL, STUDENT, TEACHER, WEAK, Recipe, Search, recipe_of
+from framekd.config.recipe import (
+    LI_ET_AL,
+    STUDENT,
+    TEACHER,
+    WEAK,
+    Recipe,
+    Search,
+    TeacherRecipe,
+    TrainRecipe,
+    recipe_of,
+)
 
 MODELS = ("ATST-F", "BEATs", "fPaSST", "M2D", "ASiT")
 """The five architectures of the paper, in the order of its tables."""
@@ -46,14 +56,14 @@ class Step2(Block):
     )
     external: dict[str, External] = Field(default_factory=_external("weak"), description="published Step 2 checkpoints")
     seed: int = field(0, "seed of the training")
-    recipe: Recipe = Field(default_factory=recipe_of(**WEAK), description="training on clip labels")
+    recipe: TrainRecipe = Field(default_factory=recipe_of(TrainRecipe, **WEAK), description="training on clip labels")
 
 
 class Teacher(Block):
     """Step 3, first half: the ensemble's members."""
 
     sequence_model: Literal["bigru"] | None = field("bigru", "recurrent layers on top of the transformer; null is none")
-    recipe: Recipe = Field(default_factory=recipe_of(**TEACHER), description="training of the teachers")
+    recipe: TeacherRecipe = Field(default_factory=recipe_of(TeacherRecipe, **TEACHER), description="training of the teachers")
     search: Search = field(Search, "how their learning rate is chosen, where the recipe says `learning_rate: search`")
 
 
@@ -84,7 +94,7 @@ class SoftFile(Block):
 class Student(Block):
     """Step 3, second half: one transformer distilled from the ensemble."""
 
-    recipe: Recipe = Field(default_factory=recipe_of(**STUDENT), description="training of the students")
+    recipe: Recipe = Field(default_factory=recipe_of(Recipe, **STUDENT), description="training of the students")
     search: Search = field(Search, "how their learning rate is chosen, where the recipe says `learning_rate: search`")
     soft_labels: SoftFile | None = field(
         None, "a ready-made file to learn from, `{path: …}` or `{url: …, sha256: …}`; null is this run's own ensemble"
