@@ -14,7 +14,7 @@ os.environ["PYTHONPATH"] = (
 )
 
 from framekd.config import UserError, load
-from framekd.plan import VERSIONS, Plan
+from framekd.plan import TASKS, Plan
 
 
 configfile: "config/config.yaml"
@@ -31,17 +31,15 @@ cfg, R, D = plan.config, plan.results, plan.data
 wildcard_constraints:
     model="|".join(cfg.models),
     setting="|".join(cfg.settings),
-    task="|".join(plan.tasks),
+    task="|".join(TASKS),
     checkpoint="step1|step2|full",
     shard=r"\d{4}",
 
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
-include: "workflow/rules/search.smk"
-include: "workflow/rules/teachers.smk"
+include: "workflow/rules/train.smk"
 include: "workflow/rules/ensemble.smk"
-include: "workflow/rules/students.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/downstream.smk"
 include: "workflow/rules/report.smk"

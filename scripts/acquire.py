@@ -1,15 +1,14 @@
 """Get the audio of one shard: local copies first, then a download."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import AcquireJob
     from framekd.pipeline.audioset import acquire
 
     acquire(
-        snakemake.input[0],
-        int(snakemake.wildcards.shard),
-        snakemake.params.block,
-        media=snakemake.params.media,
+        AcquireJob.model_validate(snakemake.params.job),
+        clips=snakemake.input.clips,
         store=snakemake.output.store,
         manifest=snakemake.output.manifest,
     )

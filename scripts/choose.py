@@ -1,13 +1,14 @@
 """Choose a learning rate from those that were tried."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import ChooseJob
     from framekd.pipeline.search import choose_rate
 
     choose_rate(
-        snakemake.input,
-        snakemake.params.block,
-        out=snakemake.output.rate,
+        ChooseJob.model_validate(snakemake.params.job),
+        results=list(snakemake.input),
+        rate=snakemake.output.rate,
         candidates=snakemake.output.candidates,
     )

@@ -1,8 +1,13 @@
 """List every clip that the labels name, with its splits and its shard."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import ClipsJob
     from framekd.pipeline.audioset import list_clips
 
-    list_clips(dict(snakemake.input.items()), snakemake.params.block, out=snakemake.output[0])
+    list_clips(
+        ClipsJob.model_validate(snakemake.params.job),
+        labels=dict(snakemake.input.items()),
+        out=snakemake.output[0],
+    )

@@ -1,14 +1,13 @@
 """One downstream task from one checkpoint: frozen and fine-tuned, all seeds or folds."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.transfer import transfer
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import DownstreamJob
+    from framekd.pipeline.downstream import transfer
 
     transfer(
-        snakemake.wildcards.task,
-        snakemake.params.block,
-        weights=snakemake.input.weights,
-        checkpoint=snakemake.wildcards.checkpoint,
-        out=snakemake.output[0],
+        DownstreamJob.model_validate(snakemake.params.job),
+        weights=list(snakemake.input.weights),
+        out=list(snakemake.output),
     )

@@ -1,13 +1,13 @@
 """Average the logits of all teachers of a setting over the training clips."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.strong import average
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import EnsembleJob
+    from framekd.pipeline.ensemble import average
 
     average(
-        snakemake.input.teachers,
-        data=snakemake.params.data,
-        batch_size=snakemake.params.batch_size,
+        EnsembleJob.model_validate(snakemake.params.job),
+        inputs=dict(snakemake.input.items()),
         out=snakemake.output[0],
     )

@@ -1,15 +1,13 @@
-"""Score every model of a setting on the evaluation clips, and the ensemble of its teachers."""
+"""Score every model of a setting on the evaluation clips; of teachers, their ensemble too."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import EvaluateJob
     from framekd.pipeline.evaluate import evaluate
 
     evaluate(
-        snakemake.input.weights,
-        stage=snakemake.params.stage,
-        setting=snakemake.wildcards.setting,
-        data=snakemake.params.data,
-        **snakemake.params.block,
+        EvaluateJob.model_validate(snakemake.params.job),
+        inputs=dict(snakemake.input.items()),
         out=dict(snakemake.output.items()),
     )

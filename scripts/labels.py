@@ -1,8 +1,12 @@
-"""Fetch AudioSet's label files, or take local copies."""
+"""Fetch AudioSet's label files, or copy local ones."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import LabelsJob
     from framekd.pipeline.audioset import get_labels
 
-    get_labels(snakemake.params.block, out=dict(snakemake.output.items()))
+    get_labels(
+        LabelsJob.model_validate(snakemake.params.job),
+        out=dict(snakemake.output.items()),
+    )

@@ -1,13 +1,13 @@
-"""Build one part of the embedded miniature."""
+"""Build one data set of the embedded miniature."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import MiniatureJob
     from framekd.pipeline.audioset import build_miniature
 
     build_miniature(
-        snakemake.params.part,
-        snakemake.params.block,
+        MiniatureJob.model_validate(snakemake.params.job),
+        summary=snakemake.output[0],
         threads=snakemake.threads,
-        out=snakemake.output[0],
     )

@@ -1,16 +1,13 @@
 """Write the report."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.config import load
-    from framekd.report import write_report
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import ReportJob
+    from framekd.pipeline.report import report
 
-    config = load(snakemake.config)
-    missing = write_report(
-        snakemake.output.html,
-        results_dir=snakemake.params.results,
-        data_dir=snakemake.params.data,
-        config=config,
+    report(
+        ReportJob.model_validate(snakemake.params.job),
+        inputs=dict(snakemake.input.items()),
+        out=dict(snakemake.output.items()),
     )
-    print(*missing, sep="\n")

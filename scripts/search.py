@@ -1,17 +1,15 @@
 """Train one learning rate of a search, and judge it."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.common import processes
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import SearchJob
     from framekd.pipeline.search import try_rate
-    from framekd.pipeline.strong import Given
+    from framekd.pipeline.train import processes
 
-    given = Given(
-        snakemake.params.block,
-        start=str(snakemake.input.start),
-        data=snakemake.params.data,
-        ensemble=next(map(str, snakemake.input.ensemble), None),
-        tracking=snakemake.config["tracking"],
+    try_rate(
+        SearchJob.model_validate(snakemake.params.job),
+        inputs=dict(snakemake.input.items()),
+        out=snakemake.output[0],
+        processes=processes(snakemake.resources.get("gpu", 0)),
     )
-    try_rate(given, out=snakemake.output.result, processes=processes(snakemake.resources.get("gpu", 0)))

@@ -1,12 +1,13 @@
 """Test the gaps of Table I for significance."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd import tables
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import SignificanceJob
+    from framekd.pipeline.tables import write_significance
 
-    tables.write_significance(
-        dict(snakemake.input.items()),
-        snakemake.output[0],
-        **snakemake.params.block,
+    write_significance(
+        SignificanceJob.model_validate(snakemake.params.job),
+        scores=list(snakemake.input),
+        csv=snakemake.output[0],
     )

@@ -1,8 +1,12 @@
 """Fetch a ready-made file of soft labels."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.strong import fetch_soft_labels
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import SoftLabelsJob
+    from framekd.pipeline.ensemble import fetch_soft_labels
 
-    fetch_soft_labels(snakemake.params.block, out=snakemake.output.file)
+    fetch_soft_labels(
+        SoftLabelsJob.model_validate(snakemake.params.job),
+        out=snakemake.output.file,
+    )

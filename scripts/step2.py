@@ -1,17 +1,14 @@
 """Step 2: train on AudioSet Weak."""
 
-from framekd.pipeline import job
+from framekd.pipeline import job_log
 
-with job(snakemake.log[0], threads=snakemake.threads):
-    from framekd.pipeline.common import processes
-    from framekd.pipeline.pretrain import step2
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import Step2Job
+    from framekd.pipeline.train import processes, train_weak
 
-    step2(
-        snakemake.params.block,
-        start=str(snakemake.input.start),
-        data=snakemake.params.data,
-        splits=snakemake.params.splits,
+    train_weak(
+        Step2Job.model_validate(snakemake.params.job),
+        inputs=dict(snakemake.input.items()),
+        weights=list(snakemake.output.weights),
         processes=processes(snakemake.resources.get("gpu", 0)),
-        tracking=snakemake.config["tracking"],
-        out=snakemake.output.weights,
     )

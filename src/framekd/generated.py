@@ -14,16 +14,29 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from framekd.config import Config
+from framekd.config import Config, HeadRecipe, Recipe, difference
 
 YAML, SCHEMA, PAGE = "config/config.yaml", "workflow/schemas/config.schema.json", "docs/configuration.md"
 LOCK, CONDA = "requirements.lock", "workflow/envs/framekd.yaml"
 HEAD = """\
+# yaml-language-server: $schema=../workflow/schemas/config.schema.json
 # The paper: Schmid et al., "Effective Pre-Training of Audio Transformers for Sound Event Detection", ICASSP 2025.
-# Written by `make docs` from the defaults in src/framekd/config; change a value here and rerun, and only the stages
-# that use it run again. For an experiment of your own, put the difference alone into a file beside this one and add
-# `--configfile config/yours.yaml`.
+# Written by `make docs` from the defaults in src/framekd/config. Change a value here and run again: only the stages
+# that use it, and what follows from them, are run. For an experiment of your own, put the difference alone into a file
+# beside this one and add `--configfile config/yours.yaml`. docs/configuration.md explains every key.
 """
+# Where the paper (or, where it is silent, the source that docs/decisions.md names) gives a stage's numbers.
+SECTIONS = {
+    "step2.recipe": "Sec. 3.2; the paper gives no numbers, these are PaSST's and EfficientAT's (docs/decisions.md)",
+    "teacher.recipe": "Sec. 3.3: 30 epochs, learning rate from the grid below; augmentation of Sec. 3.3 and the README",
+    "student.recipe": "Sec. 3.3: 120 epochs, distillation weight 0.9, of the augmentations only mixup and wavmix",
+    "downstream.DESED.frozen": "Sec. 4: the protocol of Li et al.; learning rate by grid there, not published",
+    "downstream.DESED.finetune": "Sec. 4: layer-wise decay 0.5 as ATST-SED",
+    "downstream.DC16-T2.frozen": "the released code's README",
+    "downstream.DC16-T2.finetune": "the released code's defaults",
+    "downstream.MAESTRO.frozen": "Sec. 4: crops of 10 s; HEAR's 50 epochs",
+    "downstream.MAESTRO.finetune": "Sec. 4",
+}
 PAGE_HEAD = """\
 # Configuration
 
@@ -56,19 +69,30 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _yaml(block: BaseModel, indent: str = "") -> list[str]:
+def _yaml(block: BaseModel, path: str = "") -> list[str]:
+    """The lines of a block. A recipe states what differs from the block `recipe`."""
+    indent = "  " * path.count(".")
     lines: list[str] = []
     for name, info in type(block).model_fields.items():
         value, key = getattr(block, name), info.alias or name
-        comment = f"  # {info.description}" if info.description else ""
-        if isinstance(value, BaseModel):
-            lines += ["", f"{indent}{key}:{comment}", *_yaml(value, indent + "  ")]
+        where = f"{path}{key}"
+        note = SECTIONS.get(where) or info.description
+        comment = f"  # {note}" if note else ""
+        if isinstance(value, HeadRecipe) and path:
+            stage = difference(_plain(value), Recipe().model_dump(mode="json"))
+            lines += ["", f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
+        elif isinstance(value, BaseModel):
+            lines += ["", f"{indent}{key}:{comment}", *_yaml(value, where + ".")]
         elif isinstance(value, dict) and value:
             lines.append(f"{indent}{key}:{comment}")
             lines += [f"{indent}  {k}: {_scalar(_plain(v))}" for k, v in value.items()]
         else:
             lines.append(f"{indent}{key}: {_scalar(_plain(value))}{comment}")
     return lines
+
+
+def _nested(values: dict[str, Any], indent: str) -> list[str]:
+    return [f"{indent}{key}: {_scalar(value)}" for key, value in values.items()]
 
 
 def _rows(block: BaseModel, prefix: str = "") -> list[str]:

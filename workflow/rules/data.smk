@@ -16,9 +16,7 @@ if cfg.miniature:
         resources:
             **plan.resources("labels"),
         params:
-            part="{part}",
-            block=cfg.miniature.model_dump(mode="json"),
-            version=VERSIONS["miniature"],
+            **plan.params(plan.miniature_job),
         script:
             "../../scripts/miniature.py"
 
@@ -29,16 +27,16 @@ rule labels:
     output:
         **plan.labels,
     log:
-        f"{R}/logs/labels.log",
+        f"{R}/logs/data/labels.log",
     benchmark:
-        f"{R}/benchmarks/labels.tsv"
+        f"{R}/benchmarks/data/labels.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("labels")
     resources:
         **plan.resources("labels"),
     params:
-        block=plan.label_sources(),
+        **plan.params(plan.labels_job),
     script:
         "../../scripts/labels.py"
 
@@ -50,23 +48,23 @@ rule clips:
     output:
         f"{D}/clips.tsv",
     log:
-        f"{R}/logs/clips.log",
+        f"{R}/logs/data/clips.log",
     benchmark:
-        f"{R}/benchmarks/clips.tsv"
+        f"{R}/benchmarks/data/clips.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("labels")
     resources:
         **plan.resources("labels"),
     params:
-        block=plan.clips(),
+        **plan.params(plan.clips_job),
     script:
         "../../scripts/clips.py"
 
 
 rule acquire:
     input:
-        f"{D}/clips.tsv",
+        clips=f"{D}/clips.tsv",
     output:
         store=f"{D}/store/{{shard}}.h5",
         manifest=f"{D}/store/{{shard}}.manifest.tsv",
@@ -80,31 +78,29 @@ rule acquire:
     resources:
         **plan.resources("acquire"),
     params:
-        block=plan.acquire(),
-        media=plan.miniature_media(),
-        version=VERSIONS["acquire"],
+        **plan.params(plan.acquire_job),
     script:
         "../../scripts/acquire.py"
 
 
-# The gate before any training: what came, what did not and why; too little stops here, with counts.
-rule gate:
+# What came, what did not and why. Too little stops here, with counts. Every training waits for this file, but no
+# training reads it: it is an `ancient` input there, so that a new count alone trains nothing again.
+rule coverage:
     input:
         **plan.labels,
-        stores=expand(f"{D}/store/{{shard}}.h5", shard=plan.shards),
-        manifests=expand(f"{D}/store/{{shard}}.manifest.tsv", shard=plan.shards),
+        manifests=plan.manifests,
     output:
-        table=f"{D}/coverage.tsv",
+        f"{D}/coverage.tsv",
     log:
-        f"{R}/logs/gate.log",
+        f"{R}/logs/data/coverage.log",
     benchmark:
-        f"{R}/benchmarks/gate.tsv"
+        f"{R}/benchmarks/data/coverage.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("table")
     resources:
         **plan.resources("table"),
     params:
-        block=plan.gate(),
+        **plan.params(plan.coverage_job),
     script:
-        "../../scripts/gate.py"
+        "../../scripts/coverage.py"

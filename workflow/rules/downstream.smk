@@ -1,48 +1,39 @@
 # Table II: each task from each checkpoint, frozen and fine-tuned.
-rule downstream:
-    input:
-        weights=lambda wildcards: plan.checkpoint(wildcards.checkpoint, wildcards.model),
-        miniature=lambda wildcards: plan.miniature(wildcards.task),
-    output:
-        f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.csv",
-    log:
-        f"{R}/logs/downstream/{{task}}/{{model}}/{{checkpoint}}.log",
-    benchmark:
-        f"{R}/benchmarks/downstream/{{task}}/{{model}}/{{checkpoint}}.tsv"
-    conda:
-        "../envs/framekd.yaml"
-    threads: plan.threads("downstream")
-    resources:
-        **plan.resources("downstream"),
-    params:
-        block=lambda wildcards: plan.task(wildcards.task, wildcards.model),
-    script:
-        "../../scripts/downstream.py"
+for pack in plan.packs(cfg.models):
+
+    rule:
+        name:
+            pack.rule("downstream")
+        input:
+            unpack(lambda w, pack=pack: plan.checkpoints(w.checkpoint, pack.of(w))),
+            miniature=lambda w: plan.miniature(w.task),
+        output:
+            pack.files(f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.csv"),
+        log:
+            f"{R}/logs/downstream/{{task}}/{{checkpoint}}/{pack.log}.log",
+        benchmark:
+            f"{R}/benchmarks/downstream/{{task}}/{{checkpoint}}/{pack.log}.tsv"
+        conda:
+            "../envs/framekd.yaml"
+        threads: plan.threads("downstream")
+        resources:
+            **plan.resources("downstream"),
+        params:
+            **plan.params(plan.downstream_job, pack),
+        script:
+            "../../scripts/downstream.py"
 
 
-rule table2:
+use rule table1 as table2 with:
     input:
-        expand(
-            f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.csv",
-            task=plan.tasks,
-            model=cfg.models,
-            checkpoint=cfg.downstream.checkpoints,
-        ),
+        plan.downstream,
     output:
         csv=f"{R}/table2.csv",
         md=f"{R}/table2.md",
         tex=f"{R}/table2.tex",
     log:
-        f"{R}/logs/table2.log",
+        f"{R}/logs/tables/table2.log",
     benchmark:
-        f"{R}/benchmarks/table2.tsv"
-    conda:
-        "../envs/framekd.yaml"
-    threads: plan.threads("table")
-    resources:
-        **plan.resources("table"),
+        f"{R}/benchmarks/tables/table2.tsv"
     params:
-        miniature=cfg.miniature is not None,
-        version=VERSIONS["tables"],
-    script:
-        "../../scripts/table2.py"
+        **plan.params(plan.table_job, "table2"),

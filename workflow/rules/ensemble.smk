@@ -1,8 +1,9 @@
 # The logits of all teachers of a setting, averaged over the training clips: what students learn from.
 rule ensemble:
     input:
-        coverage=f"{D}/coverage.tsv",
-        teachers=lambda wildcards: plan.runs("teachers", wildcards.setting),
+        unpack(lambda w: plan.models("teachers", w.setting)),
+        **plan.clips("train"),
+        coverage=ancient(f"{D}/coverage.tsv"),
     output:
         f"{R}/ensembles/{{setting}}.h5",
     log:
@@ -17,15 +18,13 @@ rule ensemble:
     resources:
         **plan.resources("ensemble"),
     params:
-        batch_size=cfg.evaluation.batch_size,
-        version=VERSIONS["ensemble"],
-        data=D,
+        **plan.params(plan.ensemble_job),
     script:
         "../../scripts/ensemble.py"
 
 
 # A ready-made file of soft labels that students learn from in place of this run's ensemble.
-if plan.soft_files:
+if cfg.soft_files():
 
     rule soft_labels:
         output:
@@ -36,13 +35,13 @@ if plan.soft_files:
         benchmark:
             f"{R}/benchmarks/soft_labels/{{file}}.tsv"
         wildcard_constraints:
-            file="|".join(map(re.escape, plan.soft_files)),
+            file="|".join(map(re.escape, cfg.soft_files())),
         conda:
             "../envs/framekd.yaml"
         threads: plan.threads("acquire")
         resources:
             **plan.resources("acquire"),
         params:
-            block=lambda wildcards: plan.soft_file(wildcards.file),
+            **plan.params(plan.soft_labels_job),
         script:
             "../../scripts/soft_labels.py"

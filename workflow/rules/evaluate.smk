@@ -1,118 +1,84 @@
-# PSDS1 of every model of a setting on the evaluation clips, and of the ensemble of its teachers; then Table I.
-rule evaluate_teachers:
+# PSDS1 of every model of a setting on the evaluation clips, and of the ensemble of its teachers; then the tables.
+rule evaluate:
     input:
-        coverage=f"{D}/coverage.tsv",
-        weights=lambda wildcards: plan.runs("teachers", wildcards.setting),
+        unpack(lambda w: plan.models(w.stage, w.setting)),
+        **plan.clips("eval"),
+        coverage=ancient(f"{D}/coverage.tsv"),
     output:
-        table=f"{R}/evaluation/teachers/{{setting}}.csv",
-        per_class=f"{R}/evaluation/teachers/{{setting}}.per_class.csv",
-        examples=f"{R}/evaluation/teachers/{{setting}}.examples.npz",
+        table=f"{R}/evaluation/{{stage}}/{{setting}}.csv",
+        per_class=f"{R}/evaluation/{{stage}}/{{setting}}.per_class.csv",
+        examples=f"{R}/evaluation/{{stage}}/{{setting}}.examples.npz",
     log:
-        f"{R}/logs/evaluate/teachers/{{setting}}.log",
+        f"{R}/logs/evaluation/{{stage}}/{{setting}}.log",
     benchmark:
-        f"{R}/benchmarks/evaluate/teachers/{{setting}}.tsv"
+        f"{R}/benchmarks/evaluation/{{stage}}/{{setting}}.tsv"
+    wildcard_constraints:
+        stage="teachers|students",
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("evaluate")
     resources:
         **plan.resources("evaluate"),
     params:
-        stage="teachers",
-        block=plan.evaluation(),
-        data=D,
-    script:
-        "../../scripts/evaluate.py"
-
-
-rule evaluate_students:
-    input:
-        coverage=f"{D}/coverage.tsv",
-        weights=lambda wildcards: plan.runs("students", wildcards.setting),
-    output:
-        table=f"{R}/evaluation/students/{{setting}}.csv",
-        per_class=f"{R}/evaluation/students/{{setting}}.per_class.csv",
-        examples=f"{R}/evaluation/students/{{setting}}.examples.npz",
-    log:
-        f"{R}/logs/evaluate/students/{{setting}}.log",
-    benchmark:
-        f"{R}/benchmarks/evaluate/students/{{setting}}.tsv"
-    conda:
-        "../envs/framekd.yaml"
-    threads: plan.threads("evaluate")
-    resources:
-        **plan.resources("evaluate"),
-    params:
-        stage="students",
-        block=plan.evaluation(),
-        data=D,
+        **plan.params(plan.evaluate_job),
     script:
         "../../scripts/evaluate.py"
 
 
 rule table1:
     input:
-        **plan.settings_table,
+        [plan.scores(setting) for setting in cfg.settings],
     output:
         csv=f"{R}/table1.csv",
         md=f"{R}/table1.md",
         tex=f"{R}/table1.tex",
     log:
-        f"{R}/logs/table1.log",
+        f"{R}/logs/tables/table1.log",
     benchmark:
-        f"{R}/benchmarks/table1.tsv"
+        f"{R}/benchmarks/tables/table1.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("table")
     resources:
         **plan.resources("table"),
     params:
-        miniature=cfg.miniature is not None,
-        version=VERSIONS["tables"],
+        **plan.params(plan.table_job, "table1"),
     script:
-        "../../scripts/table1.py"
+        "../../scripts/table.py"
 
 
 if plan.teacher_settings:
 
-    rule teachers:
+    use rule table1 as teachers with:
         input:
-            **plan.teachers_table,
+            plan.teacher_scores,
         output:
             csv=f"{R}/teachers.csv",
             md=f"{R}/teachers.md",
             tex=f"{R}/teachers.tex",
         log:
-            f"{R}/logs/teachers.log",
+            f"{R}/logs/tables/teachers.log",
         benchmark:
-            f"{R}/benchmarks/teachers.tsv"
-        conda:
-            "../envs/framekd.yaml"
-        threads: plan.threads("table")
-        resources:
-            **plan.resources("table"),
+            f"{R}/benchmarks/tables/teachers.tsv"
         params:
-            miniature=cfg.miniature is not None,
-            version=VERSIONS["tables"],
-        script:
-            "../../scripts/teachers.py"
+            **plan.params(plan.table_job, "teachers"),
 
 
 rule significance:
     input:
-        **plan.settings_table,
+        [plan.scores(setting) for setting in cfg.settings],
     output:
         f"{R}/significance.csv",
     log:
-        f"{R}/logs/significance.log",
+        f"{R}/logs/tables/significance.log",
     benchmark:
-        f"{R}/benchmarks/significance.tsv"
+        f"{R}/benchmarks/tables/significance.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("table")
     resources:
         **plan.resources("table"),
     params:
-        block=plan.significance(),
-        version=VERSIONS["tables"],
+        **plan.params(plan.significance_job),
     script:
         "../../scripts/significance.py"

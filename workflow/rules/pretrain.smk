@@ -1,70 +1,61 @@
-# Step 1: external checkpoints. Step 2: training on AudioSet Weak, or a published checkpoint of it.
-rule step1:
-    output:
-        weights=f"{R}/checkpoints/step1/{{model}}/model.safetensors",
-        spec=f"{R}/checkpoints/step1/{{model}}/spec.json",
-    log:
-        f"{R}/logs/step1/{{model}}.log",
-    benchmark:
-        f"{R}/benchmarks/step1/{{model}}.tsv"
-    conda:
-        "../envs/framekd.yaml"
-    threads: plan.threads("step1")
-    resources:
-        **plan.resources("step1"),
-    params:
-        block=lambda wildcards: plan.step1(wildcards.model),
-        downloads=f"{D}/checkpoints",
-    script:
-        "../../scripts/step1.py"
+# Step 1: published checkpoints. Step 2: training on AudioSet Weak, or published checkpoints of it.
+for step, name, folder, models in (
+    ("step1", "step1", "step1", cfg.models),
+    ("step2", "step2_external", "step2/external", plan.step2_external),
+):
+    for pack in plan.packs(models):
+
+        rule:
+            name:
+                pack.rule(name)
+            output:
+                weights=pack.files(
+                    f"{R}/checkpoints/{step}/{{model}}/model.safetensors"
+                ),
+                specs=pack.files(f"{R}/checkpoints/{step}/{{model}}/spec.json"),
+            log:
+                f"{R}/logs/{folder}/{pack.log}.log",
+            benchmark:
+                f"{R}/benchmarks/{folder}/{pack.log}.tsv"
+            wildcard_constraints:
+                model="|".join(models),
+            conda:
+                "../envs/framekd.yaml"
+            threads: plan.threads("step1")
+            resources:
+                **plan.resources("step1"),
+            params:
+                **plan.params(plan.checkpoint_job, step, pack),
+            script:
+                "../../scripts/checkpoint.py"
 
 
-if cfg.step2.train:
+for pack in plan.packs(plan.step2_trained):
 
-    rule step2:
+    rule:
+        name:
+            pack.rule("step2")
         input:
-            coverage=f"{D}/coverage.tsv",
-            start=f"{R}/checkpoints/step1/{{model}}/model.safetensors",
+            **plan.weak_clips(),
+            coverage=ancient(f"{D}/coverage.tsv"),
+            weights=pack.files(f"{R}/checkpoints/step1/{{model}}/model.safetensors"),
+            specs=pack.files(f"{R}/checkpoints/step1/{{model}}/spec.json"),
         output:
-            weights=f"{R}/checkpoints/step2/{{model}}/model.safetensors",
-            spec=f"{R}/checkpoints/step2/{{model}}/spec.json",
-            history=f"{R}/checkpoints/step2/{{model}}/history.jsonl",
+            weights=pack.files(f"{R}/checkpoints/step2/{{model}}/model.safetensors"),
+            specs=pack.files(f"{R}/checkpoints/step2/{{model}}/spec.json"),
+            histories=pack.files(f"{R}/checkpoints/step2/{{model}}/history.jsonl"),
         log:
-            f"{R}/logs/step2/{{model}}.log",
+            f"{R}/logs/step2/{pack.log}.log",
         benchmark:
-            f"{R}/benchmarks/step2/{{model}}.tsv"
+            f"{R}/benchmarks/step2/{pack.log}.tsv"
         wildcard_constraints:
-            model="|".join(cfg.step2.train),
+            model="|".join(plan.step2_trained),
         conda:
             "../envs/framekd.yaml"
         threads: plan.threads("step2")
         resources:
             **plan.resources("step2"),
         params:
-            block=lambda wildcards: plan.step2(wildcards.model),
-            data=D,
-            splits=cfg.audioset.weak_splits,
+            **plan.params(plan.step2_job, pack),
         script:
             "../../scripts/step2.py"
-
-
-rule step2_external:
-    output:
-        weights=f"{R}/checkpoints/step2/{{model}}/model.safetensors",
-        spec=f"{R}/checkpoints/step2/{{model}}/spec.json",
-    log:
-        f"{R}/logs/step2_external/{{model}}.log",
-    benchmark:
-        f"{R}/benchmarks/step2_external/{{model}}.tsv"
-    wildcard_constraints:
-        model="|".join(plan.step2_external) or "none",
-    conda:
-        "../envs/framekd.yaml"
-    threads: plan.threads("step1")
-    resources:
-        **plan.resources("step1"),
-    params:
-        block=lambda wildcards: plan.step2(wildcards.model),
-        downloads=f"{D}/checkpoints",
-    script:
-        "../../scripts/step1.py"

@@ -1,7 +1,7 @@
 # One page that shows everything: tables, curves, detections, coverage, time.
 rule report:
     input:
-        plan.tables,
+        **plan.report_inputs(),
     output:
         html=f"{R}/report.html",
         compute=f"{R}/compute.csv",
@@ -16,9 +16,6 @@ rule report:
     resources:
         **plan.resources("table"),
     params:
-        results=R,
-        data=D,
-        version=VERSIONS["tables"],
-        config=cfg.model_dump(mode="json", by_alias=True, exclude={"tracking"}),
+        **plan.params(plan.report_job),
     script:
         "../../scripts/report.py"

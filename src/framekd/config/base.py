@@ -1,21 +1,35 @@
-"""What every block of the configuration is made of."""
+"""What every block of the configuration is made of, and how a mistake in one becomes a sentence."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+import difflib
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class UserError(ValueError):
+    """A mistake of the user in one sentence: which file or key, what was expected, what to do."""
 
 
 class Block(BaseModel):
-    """A part of the configuration: unknown keys are refused, values are never changed in place."""
+    """A part of the configuration. Unknown keys are refused; values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-def field(default: Any, description: str, **limits: Any) -> Any:
-    """A key with its default and the sentence that documents it (with its source)."""
+def field(default: Any, description: str, *, inert: bool = False, **limits: Any) -> Any:
+    """A key of a block.
+
+    Args:
+        default: its value where the configuration says nothing; a list, dict or block is copied for each use.
+        description: the sentence that documents the key, with its source.
+        inert: whether the value cannot change a result, so that another value reruns nothing (see :func:`identity`).
+        limits: pydantic's limits, such as ``ge=0``.
+    """
+    if inert:
+        limits["json_schema_extra"] = {"inert": True}
     if isinstance(default, (list, dict)):
         return Field(default_factory=lambda: copy.deepcopy(default), description=description, **limits)
     if isinstance(default, type) and issubclass(default, BaseModel):
@@ -24,12 +38,99 @@ def field(default: Any, description: str, **limits: Any) -> Any:
 
 
 Probability = {"ge": 0.0, "le": 1.0}
+MOST_SENTENCES = 8  # of a message about a configuration with many mistakes
+
+
+def identity(value: Any) -> Any:
+    """`value` as plain data without the inert keys of its blocks: what a result depends on."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields.items()
+        inert = {name for name, info in fields if (info.json_schema_extra or {}).get("inert")}  # type: ignore[union-attr]
+        return {info.alias or name: identity(getattr(value, name)) for name, info in fields if name not in inert}
+    if isinstance(value, dict):
+        return {key: identity(item) for key, item in value.items()}
+    return [identity(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def merge(base: dict[str, Any], difference: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `difference` laid over it, key by key; null and lists replace whole."""
+    """A copy of `base` with `difference` laid over it, key by key; null and lists replace the whole value."""
     out = copy.deepcopy(base)
     for key, value in difference.items():
         both = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = merge(out[key], value) if both else copy.deepcopy(value)
     return out
+
+
+def difference(value: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """The keys of `value` that differ from `base`: ``merge(base, difference(value, base))`` is `value`."""
+    out: dict[str, Any] = {}
+    for key, item in value.items():
+        if key not in base:
+            out[key] = item
+        elif isinstance(item, dict) and isinstance(base[key], dict):
+            if inner := difference(item, base[key]):
+                out[key] = inner
+        elif item != base[key]:
+            out[key] = item
+    return out
+
+
+def _keys(model: type[BaseModel]) -> dict[str, Any]:
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+def _blocks(annotation: Any) -> list[type[BaseModel]]:
+    """The configuration blocks inside a type such as ``Teacher | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [block for part in get_args(annotation) for block in _blocks(part)]
+
+
+def _block_at(model: type[BaseModel], path: tuple) -> type[BaseModel] | None:
+    """The block that holds the last key of `path`."""
+    block: type[BaseModel] | None = model
+    for key in path[:-1]:
+        info = _keys(block).get(key) if block else None
+        if info is None:
+            continue  # a name that the user chose, as in settings or external
+        found = _blocks(info.annotation)
+        block = found[0] if found else None
+    return block
+
+
+def _line(path: tuple, value: Any) -> str:
+    """The YAML that sets `path` to `value`, on one line."""
+    text = {True: "true", False: "false", None: "null"}.get(value, value) if isinstance(value, bool | None) else value
+    keys = [str(key) for key in path]
+    return ": {".join(keys) + f": {text}" + "}" * (len(keys) - 1)
+
+
+def explain(error: ValidationError, model: type[BaseModel], *, prefix: tuple = ()) -> str:
+    """One sentence per mistake: the path of the key, what was expected, and the line to write."""
+    out = []
+    for item in error.errors():
+        path = tuple(key for key in item["loc"] if key not in ("function-after", "tuple", "int", "float"))
+        name = ".".join(map(str, (*prefix, *path)))
+        block = _block_at(model, path)
+        known = _keys(block) if block else {}
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(path[-1]), list(known), n=1, cutoff=0.5)
+            where = ".".join(map(str, (*prefix, *path[:-1]))) or "the configuration"
+            if path[-1] in getattr(block, "ELSEWHERE", ()):
+                out.append(f"{name} does not act in this training; known keys: {', '.join(known)}.")
+                continue
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+            out.append(f"{name} is not a key of {where}; {hint}")
+            continue
+        expected = item["msg"].removeprefix("Value error, ")
+        expected = expected[0].lower() + expected[1:] if expected.startswith(("Input", "Value")) else expected
+        sentence = f"{name}: {expected}" if name else expected
+        if item["type"] != "value_error":
+            sentence += f", but it is {item['input']!r}"
+            info = known.get(str(path[-1])) if path else None
+            if info is not None and not info.is_required():
+                default = info.get_default(call_default_factory=True)
+                sentence += f"; write, for instance, {_line((*prefix, *path), default)}"
+        out.append(sentence)
+    more = [f"… and {len(out) - MOST_SENTENCES} more"] if len(out) > MOST_SENTENCES else []
+    return "\n".join([*out[:MOST_SENTENCES], *more])

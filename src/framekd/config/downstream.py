@@ -23,9 +23,7 @@ class Task(Block):
 
 
 def _task(data: str, frozen: dict, finetune: dict, **values: Any) -> Any:
-    return lambda: Task(
-        data=data, frozen=HeadRecipe(**frozen), finetune=TrainRecipe(**finetune), **values
-    )
+    return lambda: Task(data=data, frozen=HeadRecipe(**frozen), finetune=TrainRecipe(**finetune), **values)
 
 
 _DESED = dict(epochs=100, epoch_clips=10_000, batch_size=256, warmup_steps=195, precision="bf16")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from framekd.config.base import Block, Probability, field
-from framekd.config.errors import UserError
+from framekd.config.base import Block, Probability, UserError, field
 
 SEARCH: Literal["search"] = "search"
 """What a recipe says in place of a learning rate, to have it chosen from a grid."""
@@ -36,6 +35,8 @@ class Augment(Block):
 
 class HeadRecipe(Block):
     """Training of heads on a frozen transformer: what every training has, and nothing that acts on the transformer."""
+
+    ELSEWHERE: ClassVar[frozenset[str]] = frozenset()  # keys of other trainings' recipes, for error messages
 
     epochs: int = field(30, "passes of epoch_clips draws", ge=1)
     epoch_clips: int = field(100_000, "clips drawn per epoch", ge=1)
@@ -142,6 +143,9 @@ class Recipe(TeacherRecipe):
     """Training of a student: all keys of a teacher's, and distillation."""
 
     distillation_weight: float = field(0.0, "share of the loss on the ensemble's soft labels", **Probability)
+
+
+HeadRecipe.ELSEWHERE = frozenset(Recipe.model_fields)
 
 
 class Search(Block):

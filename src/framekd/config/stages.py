@@ -63,7 +63,9 @@ class Teacher(Block):
     """Step 3, first half: the ensemble's members."""
 
     sequence_model: Literal["bigru"] | None = field("bigru", "recurrent layers on top of the transformer; null is none")
-    recipe: TeacherRecipe = Field(default_factory=recipe_of(TeacherRecipe, **TEACHER), description="training of the teachers")
+    recipe: TeacherRecipe = Field(
+        default_factory=recipe_of(TeacherRecipe, **TEACHER), description="training of the teachers"
+    )
     search: Search = field(Search, "how their learning rate is chosen, where the recipe says `learning_rate: search`")
 
 
@@ -117,6 +119,9 @@ class Evaluation(Block):
     batch_size: int = field(256, "clips per forward pass", ge=1)
     alpha: float = field(0.05, "significance level of the ASO tests", gt=0, lt=1)
     comparisons: int = field(5, "comparisons that the level is corrected for (Bonferroni)", ge=1)
+    cross_check: int = field(
+        5, "classes that sed_scores_eval scores too; a difference over 1e-9 stops the run", inert=True, ge=0
+    )
     epsilon: float = field(0.2, "largest eps_min that counts as significant", gt=0, le=0.5)
 
 
@@ -127,6 +132,16 @@ class Resources(Block):
     mem_mb: int = field(4_000, "memory in MB", ge=100)
     runtime: int = field(60, "wall time in minutes", ge=1)
     gpu: int = field(0, "GPUs", ge=0)
+
+
+class Tracking(Block):
+    """Where Step 2 and Step 3 are shown while they train, beside history.jsonl; a change here reruns nothing."""
+
+    tensorboard: bool = field(False, "TensorBoard event files in a folder `tensorboard` beside each training's output")
+    wandb: str | None = field(None, "project of Weights & Biases; null is none")
+    wandb_mode: Literal["online", "offline"] = field(
+        "online", "offline keeps the runs beside the output, for `wandb sync` later, and needs no network"
+    )
 
 
 def default_resources() -> dict[str, Resources]:

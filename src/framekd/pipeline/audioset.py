@@ -1,68 +1,83 @@
-"""AudioSet's labels and audio, the embedded miniature in their place, and the gate before any training."""
+"""AudioSet's labels and audio, the embedded miniature in their place, and the check before any training."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from framekd import acquire as acquisition
-from framekd.config import AudioSet, Miniature
-
-BUILDERS = {
-    "audioset": "build_audioset",
-    "DESED": "build_desed",
-    "DC16-T2": "build_dcase16",
-    "MAESTRO": "build_maestro",
-}
+from framekd.jobs import AcquireJob, ClipsJob, CoverageJob, LabelsJob, MiniatureJob
 
 
-def build_miniature(part: str, block: Mapping[str, Any], *, threads: int, out: str) -> None:
-    """Build one of the miniature's data sets into the folder of `out` (its summary.json)."""
+def build_miniature(job: MiniatureJob, *, summary: str, threads: int) -> None:
+    """Build one of the miniature's data sets into the folder of `summary`."""
     from framekd import miniature
 
-    size, directory = Miniature.model_validate(block), Path(out).parent
-    arguments: dict[str, dict[str, Any]] = {
-        "audioset": {
-            "n_strong_train": size.strong_train,
-            "n_weak_only_train": size.weak_only_train,
-            "n_eval": size.eval,
-            "missing": size.missing,
-            "broken": size.broken,
-            "workers": threads,
-        },
-        "DESED": {f"n_{name}": count for name, count in size.desed.items()},
-        "DC16-T2": {"n_files": size.dcase16_files},
-        "MAESTRO": {"n_files": size.maestro_files, "n_folds": size.maestro_folds},
-    }
-    summary = getattr(miniature, BUILDERS[part])(directory, seed=size.seed, **arguments[part])
-    print(json.dumps(summary, indent=1))
+    size, directory = job.miniature, Path(summary).parent
+    if job.part == "audioset":
+        made = miniature.build_audioset(
+            directory,
+            seed=size.seed,
+            n_strong_train=size.strong_train,
+            n_weak_only_train=size.weak_only_train,
+            n_eval=size.eval,
+            missing=size.missing,
+            broken=size.broken,
+            workers=threads,
+        )
+    elif job.part == "DESED":
+        counts = {f"n_{name}": count for name, count in size.desed.items()}
+        made = miniature.build_desed(directory, seed=size.seed, **counts)
+    elif job.part == "DC16-T2":
+        made = miniature.build_dcase16(directory, seed=size.seed, n_files=size.dcase16_files)
+    else:
+        files, folds = size.maestro_files, size.maestro_folds
+        made = miniature.build_maestro(directory, seed=size.seed, n_files=files, n_folds=folds)
+    print(json.dumps(made, indent=1))
 
 
-def get_labels(block: Mapping[str, Any], *, out: Mapping[str, str]) -> None:
-    """Fetch the published label files, or take local copies."""
-    acquisition.fetch_labels(AudioSet.model_validate(block), Path(next(iter(out.values()))).parent, paths=out)
+def get_labels(job: LabelsJob, *, out: Mapping[str, str]) -> None:
+    """Fetch the published label files, or copy local ones, to the paths in `out`."""
+    acquisition.fetch_labels(out, labels_url=job.urls, labels_dir=job.directory)
 
 
-def list_clips(labels: Mapping[str, str], block: Mapping[str, Any], *, out: str) -> None:
+def list_clips(job: ClipsJob, *, labels: Mapping[str, str], out: str) -> None:
     """Write the table of wanted clips: their splits, and the shard of each."""
-    print(json.dumps(acquisition.plan_clips(labels, AudioSet.model_validate(block), out), indent=1))
+    counts = acquisition.plan_clips(
+        labels,
+        out,
+        weak=job.weak,
+        weak_splits=job.weak_splits,
+        expected_classes=job.expected_classes,
+        shards=job.shards,
+    )
+    print(json.dumps(counts, indent=1))
 
 
-def acquire(clips: str, shard: int, block: Mapping[str, Any], *, media: str | None, store: str, manifest: str) -> None:
-    """Acquire the audio of one shard; `media` is a folder that a local server hands out in YouTube's place."""
-    with _served(media) as url:
+def acquire(job: AcquireJob, *, clips: str, store: str, manifest: str) -> None:
+    """Acquire the audio of one shard of `clips`."""
+    with _served(job.media) as url:
         counts = acquisition.acquire_shard(
-            clips, shard, AudioSet.model_validate(block), store, manifest, url=url, progress=_tell
+            clips,
+            job.shard,
+            store,
+            manifest,
+            folders=job.folders,
+            hdf5=job.hdf5,
+            encoding=job.encoding,
+            download=job.download,
+            url=url,
+            progress=_print_progress,
         )
     print(json.dumps(counts))
 
 
 @contextlib.contextmanager
 def _served(media: str | None) -> Iterator[str | None]:
-    """The address template of a local server for `media`; None where there is none to serve."""
+    """Serve the folder `media` locally; yields the address template of its clips, None without a folder."""
     if media is None:
         yield None
         return
@@ -72,11 +87,12 @@ def _served(media: str | None) -> Iterator[str | None]:
         yield server.url
 
 
-def _tell(settled: int, total: int) -> None:
+def _print_progress(settled: int, total: int) -> None:
     if settled % 50 == 0 or settled == total:
         print(f"{settled} of {total} clips", flush=True)
 
 
-def gate(manifests: Sequence[str], labels: Mapping[str, str], block: Mapping[str, Any], *, out: str) -> None:
-    """Count what came, per split and class; stop here, with counts, if it is too little to train on."""
-    acquisition.check_coverage(manifests, labels, AudioSet.model_validate(block), table=out)
+def coverage(job: CoverageJob, *, inputs: Mapping[str, Any], out: str) -> None:
+    """Count what was acquired, per split and class. UserError with counts if it is too little to train on."""
+    labels = {name: path for name, path in inputs.items() if name != "manifests"}
+    acquisition.check_coverage(list(inputs["manifests"]), labels, min_clips=job.min_clips, table=out)

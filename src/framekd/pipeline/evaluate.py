@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +12,38 @@ import torch
 
 from framekd import checkpoints, tables
 from framekd.config import UserError
-from framekd.data import ClipSet, chunks, strong_set
+from framekd.data import ClipSet, chunks
 from framekd.examples import Example, write_examples
-from framekd.metrics import PSDS, PSDSResult, evaluation_classes, median_filter
+from framekd.inference import batch_logits, default_device
+from framekd.jobs import EvaluateJob
+from framekd.metrics import PSDS, CrossCheck, PSDSResult, evaluation_classes, median_filter
 from framekd.models import FrameModel
-from framekd.pipeline.common import classes_of, device, label_file, open_store
+from framekd.pipeline.train import Inputs, strong_clips
+from framekd.units import CLIP_SECONDS
 
 EXAMPLES = 6
 
 
-def evaluation_clips(data: str | Path) -> ClipSet:
-    """AudioSet Strong's evaluation clips that are in the store, labelled with the training classes."""
-    return strong_set(open_store(data), label_file(data, "eval_strong"), classes_of(data)[0])
+def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, str]) -> None:
+    """Score models, and write the table, the scores per class and some examples.
 
-
-def evaluate(
-    weights: Sequence[str],
-    *,
-    stage: str,
-    setting: str,
-    data: str,
-    median_seconds: float,
-    batch_size: int,
-    out: Mapping[str, str],
-    **_: Any,
-) -> None:
-    """Score models (paths …/{model}/seed{n}/model.safetensors); write the table, the classes and some examples."""
-    clips = evaluation_clips(data)
-    names = [(Path(path).parents[1].name, int(Path(path).parent.name.removeprefix("seed"))) for path in weights]
-    models = [_load(path, clips) for path in weights]
-    results, shown = score(models, clips, median_seconds=median_seconds, batch_size=batch_size)
-    rows = [_row(setting, stage, *name, result) for name, result in zip(names, results, strict=False)]
-    if stage == "teachers":
-        rows.append(_row(setting, stage, tables.ENSEMBLE, None, results[-1]))
+    Args:
+        job: names the models, in the order of the inputs.
+        inputs: stores, train_strong, eval_strong, mid_to_display_name, and `weights` of the models.
+        out: table (csv), per_class (csv), examples (npz).
+    """
+    clips = strong_clips(inputs, "eval")
+    models = [_load(path, clips) for path in inputs["weights"]]
+    results, shown = score(
+        models, clips, median_seconds=job.median_seconds, batch_size=job.batch_size, cross_check=job.cross_check
+    )
+    rows = [_row(job, *name, result) for name, result in zip(job.models, results, strict=False)]
+    if job.stage == "teachers":
+        rows.append(_row(job, tables.ENSEMBLE, None, results[-1]))
     tables.write_csv(out["table"], pd.DataFrame(rows), digits=9)
-    tables.write_csv(out["per_class"], per_class(names, results), digits=9)
-    title = f"{stage} of {setting}: {names[0][0]}, seed {names[0][1]}"
+    tables.write_csv(out["per_class"], per_class(job.models, results), digits=9)
+    model, seed = job.models[0]
+    title = f"{job.stage} of {job.setting}: {model}, seed {seed}"
     write_examples(out["examples"], shown, classes=clips.classes.names, title=title)
 
 
@@ -55,19 +51,26 @@ def _load(path: str, clips: ClipSet) -> FrameModel:
     model, spec = checkpoints.load_checkpoint(Path(path).parent)
     if tuple(spec["classes"]) != tuple(clips.classes.names):
         raise UserError(f"{path}: was trained on other classes than the {len(clips.classes)} of the label files")
-    return model.eval().to(device())
+    return model
 
 
 def score(
-    models: Sequence[FrameModel], clips: ClipSet, *, median_seconds: float, batch_size: int
+    models: Sequence[FrameModel], clips: ClipSet, *, median_seconds: float, batch_size: int, cross_check: int = 0
 ) -> tuple[list[PSDSResult], list[Example]]:
     """PSDS1 per model and, last, of their averaged logits; and the first model's scores on a few clips.
 
-    Ranking is by filtered logits: PSDS is the same for any increasing function of them.
+    Clips are ranked by filtered logits: PSDS is the same for any increasing function of them.
+
+    Args:
+        models: of one class list.
+        clips: labelled evaluation clips.
+        median_seconds: length of the median filter.
+        batch_size: clips per forward pass.
+        cross_check: classes of the last result that sed_scores_eval scores too; 0 is none.
     """
     truth = clips.ground_truth()
     evaluated = evaluation_classes(clips.classes.names, truth)
-    durations = dict(zip(clips.ids, np.minimum(clips.durations, 10.0).tolist(), strict=True))
+    durations = dict(zip(clips.ids, np.minimum(clips.durations, CLIP_SECONDS).tolist(), strict=True))
     scorers = [
         PSDS(
             evaluated,
@@ -80,39 +83,28 @@ def score(
         )
         for _ in range(len(models) + 1)
     ]
+    check = CrossCheck(evaluated, truth, durations, score_classes=clips.classes.names, count=cross_check)
     shown: list[Example] = []
-    for ids, waveform, all_logits in logits(models, clips, batch_size):
-        for scorer, values in zip(scorers, all_logits, strict=True):
-            scorer.add(ids, median_filter(values, seconds=median_seconds))
-        for i in range(min(EXAMPLES - len(shown), len(ids))):
-            probabilities = torch.from_numpy(all_logits[0][i].T).sigmoid().numpy()
-            shown.append(Example(ids[i], waveform[i], truth[ids[i]], probabilities))
-    return [scorer.result() for scorer in scorers], shown
+    for batch, found in batch_logits(models, chunks(clips, batch_size), device=default_device()):
+        values = [frames.transpose(1, 2).cpu().numpy() for frames, _ in found]
+        values.append(np.mean(values, axis=0, dtype=np.float32))
+        filtered = [median_filter(one, seconds=median_seconds) for one in values]
+        for scorer, one in zip(scorers, filtered, strict=True):
+            scorer.add(batch.ids, one)
+        check.add(batch.ids, filtered[-1])
+        for i in range(min(EXAMPLES - len(shown), len(batch.ids))):
+            probabilities = torch.from_numpy(values[0][i].T).sigmoid().numpy()
+            shown.append(Example(batch.ids[i], batch.waveform[i].numpy(), truth[batch.ids[i]], probabilities))
+    results = [scorer.result() for scorer in scorers]
+    check.verify(results[-1])
+    return results, shown
 
 
-@torch.inference_mode()
-def logits(
-    models: Sequence[FrameModel], clips: ClipSet, batch_size: int
-) -> Iterator[tuple[list[str], np.ndarray, list[np.ndarray]]]:
-    """Per batch: ids, waveforms, and logits [clips, frames, classes] of each model and of their mean.
-
-    Models of one front end share its spectrogram.
-    """
-    for batch in chunks(clips, batch_size):
-        wave, mels, out = batch.waveform.to(device()), {}, []
-        for model in models:
-            if model.name not in mels:
-                mels[model.name] = model.frontend(wave)
-            out.append(model(mels[model.name])[0].float().transpose(1, 2).cpu().numpy())
-        out.append(np.mean(out, axis=0, dtype=np.float32))
-        yield batch.ids, batch.waveform.numpy(), out
-
-
-def _row(setting: str, stage: str, model: str, seed: int | None, result: PSDSResult) -> dict[str, Any]:
+def _row(job: EvaluateJob, model: str, seed: int | None, result: PSDSResult) -> dict[str, Any]:
     counts = result.counts
     return {
-        "setting": setting,
-        "stage": stage,
+        "setting": job.setting,
+        "stage": job.stage,
         "model": model,
         "seed": "" if seed is None else seed,
         "psds1": result.at(0.0),

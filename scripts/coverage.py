@@ -1,0 +1,13 @@
+"""Count what was acquired, and stop before any training if it is too little."""
+
+from framekd.pipeline import job_log
+
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import CoverageJob
+    from framekd.pipeline.audioset import coverage
+
+    coverage(
+        CoverageJob.model_validate(snakemake.params.job),
+        inputs=dict(snakemake.input.items()),
+        out=snakemake.output[0],
+    )

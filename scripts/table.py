@@ -1,0 +1,13 @@
+"""Write a table of the paper from the scores of a run."""
+
+from framekd.pipeline import job_log
+
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import TableJob
+    from framekd.pipeline.tables import write_table
+
+    write_table(
+        TableJob.model_validate(snakemake.params.job),
+        scores=list(snakemake.input),
+        csv=snakemake.output.csv,
+    )

@@ -1,0 +1,14 @@
+"""Step 3: train teachers or students of one setting."""
+
+from framekd.pipeline import job_log
+
+with job_log(snakemake.log[0], threads=snakemake.threads):
+    from framekd.jobs import TrainJob
+    from framekd.pipeline.train import processes, train_strong
+
+    train_strong(
+        TrainJob.model_validate(snakemake.params.job),
+        inputs=dict(snakemake.input.items()),
+        weights=list(snakemake.output.weights),
+        processes=processes(snakemake.resources.get("gpu", 0)),
+    )

@@ -1,0 +1,217 @@
+"""The whole configuration, and reading it: the paper's numbers with the user's differences laid over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from framekd.config.base import Block, UserError, difference, explain, field, merge
+from framekd.config.data import AudioSet, Miniature
+from framekd.config.downstream import Downstream, Task
+from framekd.config.recipe import HeadRecipe, Recipe
+from framekd.config.stages import (
+    MODELS,
+    SETTINGS,
+    Evaluation,
+    Resources,
+    Setting,
+    SoftFile,
+    Step1,
+    Step2,
+    Student,
+    Teacher,
+    Tracking,
+    default_resources,
+)
+
+
+class Config(Block):
+    """The whole configuration. Its defaults are the paper (Schmid et al., ICASSP 2025)."""
+
+    results_dir: str = field("results", "where results are written")
+    data_dir: str = field("data", "where audio and labels are kept")
+    models: list[str] = field(list(MODELS), "architectures")
+    seeds: list[int] = field([1, 2, 3], "seeds of each experiment (Sec. 3.4)")
+    models_per_job: int = field(1, "models trained one after the other in one job", inert=True, ge=1)
+    seeds_per_job: int = field(1, "seeds trained one after the other in one job", inert=True, ge=1)
+    sizes: dict[str, dict[str, Any]] = field(
+        {}, "per model, sizes that differ from the paper's (`all` is for every model)"
+    )
+    audioset: AudioSet = field(AudioSet, "AudioSet's labels and audio")
+    recipe: Recipe = field(
+        Recipe, "defaults of every training (Sec. 3.3); a stage below has the keys that act in it, and what differs"
+    )
+    step1: Step1 = field(Step1, "Step 1: external checkpoints")
+    step2: Step2 = field(Step2, "Step 2: AudioSet Weak")
+    teacher: Teacher = field(Teacher, "Step 3: teachers")
+    student: Student = field(Student, "Step 3: students")
+    settings: dict[str, dict[str, Any]] = field(SETTINGS, "rows of Table I, each as its difference from `proposed`")
+    evaluation: Evaluation = field(Evaluation, "scoring")
+    downstream: Downstream = field(Downstream, "Table II")
+    miniature: Miniature | None = field(None, "the embedded miniature instead of AudioSet; null is the real data")
+    tracking: Tracking = field(Tracking, "where trainings are shown while they run", inert=True)
+    resources: dict[str, Resources] = Field(
+        default_factory=default_resources,
+        description="what the jobs of a stage ask the cluster for",
+        json_schema_extra={"inert": True},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dropped(cls, values: Any) -> Any:
+        """Remove settings that are written as null."""
+        settings = values.get("settings") if isinstance(values, dict) else None
+        if not isinstance(settings, dict):
+            return values
+        return {**values, "settings": {name: block for name, block in settings.items() if block is not None}}
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        for name in self.step2.train:
+            if name not in MODELS and name not in self.models:
+                raise ValueError(f"step2.train names {name!r}, which is none of {', '.join(self.models)}")
+        for name in self.models:
+            if name not in self.step2.train and name not in self.step2.external:
+                raise ValueError(f"step2: {name} is neither in step2.train nor in step2.external")
+        for name in self.settings:
+            self.setting(name)
+        self.soft_files()
+        for key, recipe in self._searchless():
+            if recipe.searches():
+                raise ValueError(f"{key}.learning_rate: only teachers and students search; write a number")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError("seeds must be different numbers, at least one; write seeds: [1, 2, 3]")
+        if self.downstream.full_setting not in self.settings:
+            raise ValueError(
+                f"downstream.full_setting {self.downstream.full_setting!r} is none of {list(self.settings)}"
+            )
+        return self
+
+    def _searchless(self) -> Iterator[tuple[str, HeadRecipe]]:
+        yield "recipe", self.recipe
+        yield "step2.recipe", self.step2.recipe
+        for name, info in type(self.downstream).model_fields.items():
+            if isinstance(task := getattr(self.downstream, name), Task):
+                yield f"downstream.{info.alias or name}.frozen", task.frozen
+                yield f"downstream.{info.alias or name}.finetune", task.finetune
+
+    def setting(self, name: str) -> Setting:
+        """Setting `name` of Table I: the blocks `teacher` and `student` with the setting's differences laid over."""
+        if name not in self.settings:
+            raise UserError(f"settings has no {name!r}; it has {', '.join(self.settings)}")
+        base = {"start": "step2", "teacher": self.teacher.model_dump(), "student": self.student.model_dump()}
+        try:
+            return Setting.model_validate(merge(base, self.settings[name]))
+        except ValidationError as error:
+            raise UserError(explain(error, Setting, prefix=("settings", name))) from None
+
+    def soft_files(self) -> dict[str, SoftFile]:
+        """Files of soft labels to fetch, by file name. Two different files of one name are refused."""
+        found: dict[str, SoftFile] = {}
+        for setting in self.settings:
+            student = self.setting(setting).student
+            file = student.soft_labels if student else None
+            if file is None or file.url is None:
+                continue
+            if found.setdefault(file.name, file) != file:
+                other = found[file.name]
+                what = f"{other.url} and {file.url} are" if other.url != file.url else f"{file.url} has two sums and is"
+                raise ValueError(
+                    f"settings.{setting}.student.soft_labels: {what} fetched to one file, {file.name}; "
+                    "write one url with one sha256, or give one of them by path"
+                )
+        return found
+
+    def teachers_of(self, name: str) -> str | None:
+        """The first setting that has the same teachers as `name` (equal teachers are trained once); None without."""
+        wanted = self.setting(name)
+        if wanted.teacher is None:
+            return None
+        for other in sorted(self.settings, key=lambda n: (n != "proposed", n.startswith("without_kd"))):
+            found = self.setting(other)
+            if found.teacher == wanted.teacher and found.start == wanted.start:
+                return other
+        raise AssertionError("a setting has its own teachers")
+
+    def model_sizes(self, model: str) -> dict[str, Any]:
+        """Sizes of `model` that differ from the paper's."""
+        return {**self.sizes.get("all", {}), **self.sizes.get(model, {})}
+
+
+RECIPES: tuple[tuple[str, ...], ...] = (
+    ("step2", "recipe"),
+    ("teacher", "recipe"),
+    ("student", "recipe"),
+    *((("downstream", task, mode)) for task in ("DESED", "DC16-T2", "MAESTRO") for mode in ("frozen", "finetune")),
+)
+"""Where the configuration has a recipe that states its differences from the block `recipe`."""
+
+
+def at(values: Any, path: tuple[str, ...]) -> Any:
+    """The value under `path` in nested dicts; None where a key is absent or no dict."""
+    for key in path:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def stage_differences(paper: dict[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """What the paper's recipe of each place in `RECIPES` changes in the general defaults."""
+    general = Recipe().model_dump(mode="json")
+    return {path: difference(at(paper, path), general) for path in RECIPES}
+
+
+def resolve(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` (differences, as YAML has them) laid over the paper, with every recipe complete.
+
+    A recipe is, in this order: the block `recipe`, the paper's differences of the stage, and those of `values`.
+    """
+    paper = Config().model_dump(mode="json", by_alias=True)
+    merged = merge(paper, values)
+    given = values.get("recipe")
+    common = merge(paper["recipe"], given) if isinstance(given, dict) else paper["recipe"]
+    for path, stage in stage_differences(paper).items():
+        parent, mine = at(merged, path[:-1]), at(values, path)
+        if not isinstance(parent, dict) or not (mine is None or isinstance(mine, dict)):
+            continue  # validation names the mistake
+        acting = {key: common[key] for key in at(paper, path)}
+        parent[path[-1]] = merge(merge(acting, stage), mine or {})
+    return merged
+
+
+def load(values: dict[str, Any], *, source: str = "configuration") -> Config:
+    """The configuration of `values`, which state only differences from the paper.
+
+    A setting or a published checkpoint of the paper is dropped by writing null for it.
+
+    Raises:
+        UserError: one sentence per mistake.
+    """
+    try:
+        return Config.model_validate(resolve(values))
+    except ValidationError as error:
+        raise UserError(f"{source}: " + explain(error, Config)) from None
+
+
+def load_files(*paths: str | Path) -> Config:
+    """The configuration of `paths`; later files are laid over earlier ones.
+
+    Raises:
+        UserError: a file that is absent, no YAML or no configuration.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise UserError(f"{path}: no such configuration file")
+        try:
+            read = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: not YAML: {str(error).splitlines()[-1].strip()}") from None
+        if not isinstance(read, dict):
+            raise UserError(f"{path}: expected keys and values, such as `seeds: [1, 2, 3]`")
+        values = merge(values, read)
+    return load(values, source=", ".join(map(str, paths)))

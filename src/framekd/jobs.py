@@ -1,0 +1,181 @@
+"""What each job of the graph is: frozen, complete values that the plan builds and a script reads once.
+
+A job holds every number that its stage uses, so that nothing gets a default on the way. Snakemake compares
+:func:`framekd.config.identity` of it with that of the last run: a change of any key but the inert ones (workers,
+time-outs, logging) reruns the job.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from framekd.config import (
+    Config,
+    Download,
+    External,
+    Miniature,
+    Recipe,
+    Search,
+    Task,
+    Tracking,
+    TrainRecipe,
+)
+from framekd.config.base import Block, field
+
+Stage = Literal["teachers", "students"]
+
+
+class Job(Block):
+    """A job. `version` names the code of its stage: see :mod:`framekd.versions`."""
+
+    version: int
+
+
+class MiniatureJob(Job):
+    """Build one data set of the embedded miniature: `part` is "audioset" or a downstream task."""
+
+    part: str
+    miniature: Miniature
+
+
+class LabelsJob(Job):
+    """Fetch AudioSet's label files, or copy them from `directory`."""
+
+    urls: dict[str, str]
+    directory: str | None
+
+
+class ClipsJob(Job):
+    """List the wanted clips."""
+
+    weak: bool
+    weak_splits: list[str]
+    expected_classes: tuple[int, int, int] | None
+    shards: int
+
+
+class AcquireJob(Job):
+    """Get the audio of one shard. `media` is a folder that a local server publishes in place of YouTube."""
+
+    shard: int
+    folders: list[str]
+    hdf5: list[str]
+    encoding: Literal["pcm", "flac"]
+    download: Download
+    media: str | None
+
+
+class CoverageJob(Job):
+    """Count what was acquired, and stop if it is too little."""
+
+    min_clips: int
+
+
+class CheckpointJob(Job):
+    """Make checkpoints from published files, or (where `published` has no entry for a model) from a seed."""
+
+    step: Literal["step1", "step2"]
+    models: list[str] = field([], "in the order of the outputs", inert=True)
+    sizes: dict[str, dict[str, Any]]
+    published: dict[str, External]
+    seed: int | None
+    downloads: str = field("", "folder that keeps fetched files", inert=True)
+
+
+class Step2Job(Job):
+    """Train models on AudioSet Weak, one after the other."""
+
+    recipes: dict[str, TrainRecipe]
+    seed: int
+    tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
+
+
+class TrainJob(Job):
+    """Train teachers or students of one setting: every model of `recipes` with every one of `seeds`.
+
+    A recipe whose learning rate is "search" takes the rate from the file that the search wrote.
+    """
+
+    stage: Stage
+    recipes: dict[str, Recipe]
+    seeds: list[int] = field([], "in the order of the outputs", inert=True)
+    sequence_model: Literal["bigru"] | None
+    missing_clips: Literal["refuse", "labels"]
+    tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
+
+
+class SearchJob(Job):
+    """Train one model at one learning rate, and judge it on clips that it has not seen."""
+
+    train: TrainJob
+    model: str
+    search: Search
+    median_seconds: float
+    batch_size: int
+
+
+class ChooseJob(Job):
+    """Choose the best of the rates that were tried."""
+
+    search: Search
+
+
+class EnsembleJob(Job):
+    """Average the logits of teachers."""
+
+    batch_size: int
+
+
+class SoftLabelsJob(Job):
+    """Fetch a ready-made file of soft labels."""
+
+    url: str
+    sha256: str | None
+
+
+class EvaluateJob(Job):
+    """Score all models of a setting; of teachers, their ensemble too."""
+
+    stage: Stage
+    setting: str
+    models: list[tuple[str, int]]
+    median_seconds: float
+    batch_size: int
+    cross_check: int = field(0, "classes that sed_scores_eval scores too", inert=True)
+
+
+class DownstreamJob(Job):
+    """Train and score one downstream task from one checkpoint of each model of `options`."""
+
+    task: str
+    checkpoint: Literal["step1", "step2", "full"]
+    modes: list[Literal["frozen", "finetune"]]
+    options: dict[str, Task]
+
+
+class TableJob(Job):
+    """Write a table of the paper from the scores of `settings` (Table II: of its tasks)."""
+
+    table: Literal["table1", "teachers", "table2"]
+    settings: list[str]
+    miniature: bool
+
+
+class SignificanceJob(Job):
+    """Test the gaps of Table I for significance."""
+
+    settings: list[str]
+    alpha: float
+    comparisons: int
+    epsilon: float
+
+
+class ReportJob(Job):
+    """Write the report. The lists name the files of the inputs, in their order."""
+
+    config: Config
+    tables: list[str]
+    evaluations: list[tuple[str, str]]
+    histories: list[tuple[str, str, str, str]]
+    costs: list[str]
+    benchmarks: list[tuple[str, str]] = field([], "(stage, Snakemake's benchmark file)", inert=True)

@@ -1,0 +1,225 @@
+"""Steps 2 and 3: training on AudioSet Weak, and of teachers and students on AudioSet Strong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from framekd import checkpoints, metrics
+from framekd.config import SEARCH, Recipe, UserError
+from framekd.data import ClipSet, Loader, chunks, strong_set, weak_set
+from framekd.ensemble import SoftLabels
+from framekd.inference import batch_logits, default_device
+from framekd.jobs import Step2Job, TrainJob
+from framekd.labels import ClassList, derive_classes, read_display_names, read_strong, read_weak_classes
+from framekd.models import FrameModel
+from framekd.pipeline.checkpoints import provenance, start_from
+from framekd.store import Store
+from framekd.train import (
+    Fit,
+    RunOptions,
+    Validation,
+    fit,
+    is_main,
+    launch,
+    numpy_generator,
+    objective,
+    torch_generator,
+    validation_loss,
+)
+
+Inputs = Mapping[str, Any]
+"""Files of a job by the names that its rule gives them: a path, or a list of paths."""
+
+
+def processes(gpus: int) -> int:
+    """How many processes train a model together: one per GPU that the job asked for and has; one without any."""
+    return max(1, min(gpus, torch.cuda.device_count()))
+
+
+# Step 2 -----------------------------------------------------------------------------------------------------------
+
+
+def train_weak(job: Step2Job, *, inputs: Inputs, weights: Sequence[str], processes: int = 1) -> None:
+    """Train each model of `job` on clip labels, and record its mAP on AudioSet Weak's evaluation clips.
+
+    Args:
+        job: the recipe of each model.
+        inputs: stores, segments, eval_segments, class_labels, and `weights` to start from, by model.
+        weights: outputs, by model.
+        processes: how many train a model together.
+    """
+    for (name, _), start, out in zip(job.recipes.items(), inputs["weights"], weights, strict=True):
+        launch(_train_weak, job, dict(inputs), name, Path(start).parent, Path(out).parent, processes=processes)
+
+
+def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory: Path) -> None:
+    recipe = job.recipes[name]
+    classes = read_weak_classes(inputs["class_labels"])
+    store = Store(inputs["stores"])
+    clips = weak_set(store, inputs["segments"], classes)
+    model = start_from(start, clips, recipe, generator=torch_generator(job.seed, "init"))
+
+    def finish(result: Fit) -> None:
+        score = weak_map(model, weak_set(store, inputs["eval_segments"], classes))
+        note = provenance(
+            start,
+            seed=job.seed,
+            recipe=recipe.model_dump(mode="json"),
+            mean_average_precision=score,
+            **result.provenance,
+        )
+        checkpoints.save_checkpoint(directory, model, classes=classes.names, provenance=note)
+
+    fit(
+        model,
+        Loader(clips, recipe, seed=job.seed),
+        recipe,
+        lr=recipe.rate(name),
+        seed=job.seed,
+        objective=objective("weak"),
+        directory=directory,
+        finish=finish,
+        identity={"start": str(start), "clips": len(clips)},
+        options=RunOptions(tracking=job.tracking),
+    )
+
+
+def weak_map(model: FrameModel, clips: ClipSet) -> float | None:
+    """Mean average precision (0..1) of clip logits on `clips`; None if no class has an example."""
+    scores, labels = [], []
+    for batch, [(_, clip_logits)] in batch_logits([model], chunks(clips, 64), device=default_device()):
+        assert batch.clip_labels is not None
+        scores.append(clip_logits.cpu())
+        labels.append(batch.clip_labels)
+    return metrics.mean_average_precision(torch.cat(scores).numpy(), torch.cat(labels).numpy()).value
+
+
+# Step 3 -----------------------------------------------------------------------------------------------------------
+
+
+def strong_classes_of(train_strong: str, names: str) -> ClassList:
+    """The classes of AudioSet Strong's training labels; their number was checked when the clips were listed."""
+    return derive_classes(read_strong(train_strong).labels, read_display_names(names), source=train_strong)
+
+
+def strong_clips(inputs: Inputs, split: str = "train") -> ClipSet:
+    """AudioSet Strong's clips of `split` ("train" or "eval") that are stored, labelled with the training classes."""
+    classes = strong_classes_of(inputs["train_strong"], inputs["mid_to_display_name"])
+    return strong_set(Store(inputs["stores"]), inputs[f"{split}_strong"], classes)
+
+
+def train_strong(job: TrainJob, *, inputs: Inputs, weights: Sequence[str], processes: int = 1) -> None:
+    """Train each model of `job` with each seed on frame labels, and on the ensemble's where it distils.
+
+    Args:
+        job: the recipe of each model.
+        inputs: stores, train_strong, mid_to_display_name; `weights` to start from, by model; `rates`, files with
+            the rates that searches chose, of the models whose recipe says "search"; `soft_labels`, at most one file.
+        weights: outputs, by model, then by seed.
+        processes: how many train a model together.
+    """
+    rates = iter(inputs["rates"])
+    outputs = iter(weights)
+    for (name, recipe), start in zip(job.recipes.items(), inputs["weights"], strict=True):
+        if recipe.wanted_rate(name) == SEARCH:
+            chosen = json.loads(Path(next(rates)).read_text())["learning_rate"]
+            recipe = recipe.model_copy(update={"learning_rate": chosen})
+        runs = {seed: next(outputs) for seed in job.seeds}
+        launch(_train_strong, job, dict(inputs), recipe, Path(start).parent, runs, processes=processes)
+
+
+def _train_strong(job: TrainJob, inputs: Inputs, recipe: Recipe, start: Path, runs: Mapping[int, str]) -> None:
+    clips = strong_clips(inputs)
+    for seed, out in runs.items():
+
+        def finish(model: FrameModel, result: Fit, seed: int = seed, directory: Path = Path(out).parent) -> None:
+            about = {"recipe": recipe.model_dump(mode="json"), "step": result.kept_step, **result.provenance}
+            if job.missing_clips == "labels":  # a ready-made file, which no other stage of the run records
+                about["soft_labels"] = inputs["soft_labels"][0]
+            note = provenance(start, seed=seed, **about)
+            checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
+
+        train_one(job, recipe, clips, inputs, start=start, seed=seed, directory=Path(out).parent, finish=finish)
+
+
+def train_one(
+    job: TrainJob,
+    recipe: Recipe,
+    clips: ClipSet,
+    inputs: Inputs,
+    *,
+    start: Path,
+    seed: int,
+    directory: Path,
+    finish: Callable[[FrameModel, Fit], None],
+) -> None:
+    """Train one model on `clips`; `finish` gets it before the saved state of the run is removed."""
+    soft = soft_labels(job, clips, inputs)
+    generator = torch_generator(seed, "init")
+    model = start_from(start, clips, recipe, sequence_model=job.sequence_model, generator=generator)
+    kept, held = split(clips, recipe.validation_share, seed=seed)
+    validation = None
+    if len(held):
+        validation = Validation(
+            lambda trained: {"val/loss": label_loss(trained, held, batch_size=recipe.batch_size)},
+            every_epochs=recipe.validate_epochs,
+            select=recipe.select,
+            patience=recipe.patience,
+        )
+    fit(
+        model,
+        Loader(kept, recipe, seed=seed, soft=soft),
+        recipe,
+        lr=recipe.rate(model.name),
+        seed=seed,
+        objective=objective("strong", distillation_weight=recipe.distillation_weight),
+        directory=directory,
+        validation=validation,
+        finish=lambda result: finish(model, result),
+        identity={"start": str(start), "clips": len(kept)},
+        options=RunOptions(tracking=job.tracking),
+    )
+
+
+def soft_labels(job: TrainJob, clips: ClipSet, inputs: Inputs) -> SoftLabels | None:
+    """The soft labels of a training: the ensemble of this run, or a ready-made file, which may lack some of `clips`.
+
+    Prints how many clips a ready-made file has. UserError if it has none.
+    """
+    path = next(iter(inputs["soft_labels"]), None)
+    if path is None:
+        return None
+    soft = SoftLabels(path, clips.classes, missing_clips=job.missing_clips)
+    if job.missing_clips == "labels":
+        known = sum(soft.row(name) is not None for name in clips.ids)
+        if not known:
+            raise UserError(
+                f"{path} has soft labels for none of the {len(clips)} training clips, such as {clips.ids[0]!r}; "
+                "give a file that was made from AudioSet Strong's training clips"
+            )
+        if is_main():
+            rest = f"the other {len(clips) - known} are trained on labels alone"
+            print(f"{path}: soft labels for {known} of {len(clips)} training clips; {rest}", flush=True)
+    return soft
+
+
+def split(clips: ClipSet, share: float, *, seed: int, purpose: str = "validation clips") -> tuple[ClipSet, ClipSet]:
+    """Training clips, and the `share` of them that is held out at random."""
+    order = numpy_generator(seed, purpose).permutation(len(clips))
+    held = round(share * len(clips))
+    if share and not 0 < held < len(clips):
+        raise UserError(f"a share of {share} of {len(clips)} clips leaves one of the two parts empty; hold out another")
+    return clips.select(np.sort(order[held:])), clips.select(np.sort(order[:held]))
+
+
+def label_loss(model: nn.Module, clips: ClipSet, *, batch_size: int) -> float:
+    """Mean loss on the frame labels of `clips`, without soft labels."""
+    batches = chunks(clips, batch_size)
+    return validation_loss(model, batches, objective=objective("strong"), device=default_device())["val/loss"]
