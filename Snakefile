@@ -14,7 +14,8 @@ os.environ["PYTHONPATH"] = (
 )
 
 from framekd.config import UserError, load
-from framekd.plan import TASKS, Plan
+from framekd.graph import STAGES, TASKS
+from framekd.plan import Plan
 
 
 configfile: "config/config.yaml"

@@ -8,6 +8,6 @@ with job_log(snakemake.log[0], threads=snakemake.threads):
 
     write_table(
         TableJob.model_validate(snakemake.params.job),
-        scores=list(snakemake.input),
+        scores=list(snakemake.input.scores),
         csv=snakemake.output.csv,
     )

@@ -13,7 +13,6 @@ from framekd.config import (
     Config,
     Download,
     External,
-    Miniature,
     Recipe,
     Search,
     Task,
@@ -23,6 +22,8 @@ from framekd.config import (
 from framekd.config.base import Block, field
 
 Stage = Literal["teachers", "students"]
+Step = Literal["step1", "step2"]
+Table = Literal["table1", "teachers", "table2"]
 
 
 class Job(Block):
@@ -35,7 +36,8 @@ class MiniatureJob(Job):
     """Build one data set of the embedded miniature: `part` is "audioset" or a downstream task."""
 
     part: str
-    miniature: Miniature
+    seed: int
+    counts: dict[str, float]
 
 
 class LabelsJob(Job):
@@ -74,7 +76,7 @@ class CoverageJob(Job):
 class CheckpointJob(Job):
     """Make checkpoints from published files, or (where `published` has no entry for a model) from a seed."""
 
-    step: Literal["step1", "step2"]
+    step: Step
     models: list[str] = field([], "in the order of the outputs", inert=True)
     sizes: dict[str, dict[str, Any]]
     published: dict[str, External]
@@ -156,7 +158,7 @@ class DownstreamJob(Job):
 class TableJob(Job):
     """Write a table of the paper from the scores of `settings` (Table II: of its tasks)."""
 
-    table: Literal["table1", "teachers", "table2"]
+    table: Table
     settings: list[str]
     miniature: bool
 

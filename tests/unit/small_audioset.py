@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from framekd.config import LABEL_FILES, Recipe
+from framekd.jobs import CheckpointJob, TrainJob
 from framekd.labels import known_strong
-from framekd.pipeline.pretrain import step1
+from framekd.pipeline.checkpoints import make_checkpoints
 from framekd.store import StoredClip, write_shard
 
 HEADER = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
@@ -16,8 +18,11 @@ CLASSES = 4
 SIZES = {"width": 32, "depth": 2, "heads": 2, "rnn_hidden": 16}
 
 
-def write_audioset(data: Path, *, train: int = 24, evaluation: int = 8) -> None:
-    """Labels and one shard; each clip of 10 s has two events of 3 s, each of a class with a pitch of its own."""
+def write_audioset(data: Path, *, train: int = 24, evaluation: int = 8) -> dict[str, Any]:
+    """Write labels and one shard, and return them as the inputs of a job.
+
+    Each clip of 10 s has two events of 3 s; every class has a pitch of its own.
+    """
     rng, names = np.random.default_rng(0), known_strong()[2]
     mids = [mid for mid in known_strong()[0].mids if mid in known_strong()[1].mids][:CLASSES]
     time, stored = np.arange(160_000) / 16_000, []
@@ -37,16 +42,27 @@ def write_audioset(data: Path, *, train: int = 24, evaluation: int = 8) -> None:
     table = "".join(f"{mid}\t{name}\n" for mid, name in zip(names.mids, names.names))
     (data / "labels" / LABEL_FILES["mid_to_display_name"]).write_text(table)
     write_shard(data / "store" / "0000.h5", stored)
+    wanted = ("train_strong", "eval_strong", "mid_to_display_name")
+    labels = {name: str(data / "labels" / LABEL_FILES[name]) for name in wanted}
+    return {"stores": [str(data / "store" / "0000.h5")], **labels, "rates": [], "soft_labels": []}
 
 
 def write_step1(folder: Path) -> str:
     """A tiny encoder from a seed: the path of its weights."""
     out = folder / "step1" / "tiny" / "model.safetensors"
-    step1("tiny", {"seed": 3, "sizes": SIZES}, downloads="none", out=str(out))
+    job = CheckpointJob(version=1, step="step1", models=["tiny"], sizes={"tiny": SIZES}, published={}, seed=3)
+    make_checkpoints(job, weights=[str(out)])
     return str(out)
 
 
-def block(**recipe) -> dict:
-    """What a training of the graph is told."""
+def train_job(*, seeds: tuple[int, ...] = (1,), missing_clips: str = "refuse", **recipe: Any) -> TrainJob:
+    """A short training of the tiny model."""
     values = {"epochs": 2, "epoch_clips": 20, "batch_size": 4, "warmup_steps": 2, "head_init": "prior", **recipe}
-    return {"version": 1, "sequence_model": None, "recipe": Recipe(**values).model_dump(mode="json")}
+    return TrainJob(
+        version=1,
+        stage="students",
+        recipes={"tiny": Recipe(**values)},
+        seeds=list(seeds),
+        sequence_model=None,
+        missing_clips=missing_clips,
+    )

@@ -1,11 +1,14 @@
-"""The configuration: defaults, differences and what a mistake is told."""
+"""The configuration: defaults, differences and the message of a mistake."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from framekd.config import Config, UserError, load, load_files, merge
+from framekd.config import Config, UserError, difference, identity, load, load_files, merge
 from framekd.generated import conda, render
+from framekd.graph import Pack
 from framekd.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +39,9 @@ def test_the_yaml_of_the_paper_is_the_default():
 def test_a_difference_file_states_only_differences(name):
     import yaml
 
-    paper = Config().model_dump(mode="json", by_alias=True)
     stated = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    common = {key: value for key, value in stated.items() if key == "recipe"}
+    paper = load(common).model_dump(mode="json", by_alias=True)
 
     def repeated(ours, theirs, path=()):
         for key, value in ours.items():
@@ -61,31 +65,73 @@ def test_the_papers_numbers():
 
 def test_equal_teachers_are_trained_once():
     plan = Plan(Config())
-    assert plan.teacher_settings == ["without_rnn", "proposed", "without_step2"] or set(plan.teacher_settings) == {
-        "proposed",
-        "without_rnn",
-        "without_step2",
-    }
+    assert set(plan.teacher_settings) == {"proposed", "without_rnn", "without_step2"}
     assert plan.scores("without_kd") == "results/evaluation/teachers/without_rnn.csv"
-    assert plan.ensemble("without_rnn") == "results/ensembles/without_rnn.h5"
-    assert plan.ensemble("li_et_al") is None
+    assert plan.soft_labels("students", "without_rnn") == ["results/ensembles/without_rnn.h5"]
+    assert plan.soft_labels("students", "li_et_al") == []
+
+
+def train_job(plan, setting, model="BEATs"):
+    return plan.train_job(SimpleNamespace(setting=setting, model=model), "students", Pack("", None, (1,)))
 
 
 def test_students_learn_from_a_ready_made_file_where_one_is_given():
     url = "https://x.org/records/1/files/soft.h5?download=1"
     plan = Plan(load({"student": {"soft_labels": {"url": url, "sha256": "0" * 64}}}))
-    assert plan.ensemble("proposed") == plan.ensemble("without_step2") == "data/soft_labels/soft.h5"
     assert plan.soft_labels("students", "proposed") == ["data/soft_labels/soft.h5"]
-    assert plan.soft_labels("teachers", "proposed") == [] and plan.ensemble("li_et_al") is None
-    assert plan.soft_files == ["soft.h5"] and plan.soft_file("soft.h5") == {"url": url, "sha256": "0" * 64}
-    assert plan.student("proposed", "BEATs")["missing_clips"] == "labels"
-    assert plan.search("students", "proposed", "BEATs", "0.1")["missing_clips"] == "labels"
+    assert plan.soft_labels("students", "without_step2") == ["data/soft_labels/soft.h5"]
+    assert plan.soft_labels("teachers", "proposed") == [] == plan.soft_labels("students", "li_et_al")
+    job = plan.soft_labels_job(SimpleNamespace(file="soft.h5"))
+    assert (job.url, job.sha256) == (url, "0" * 64)
+    assert train_job(plan, "proposed").missing_clips == "labels"
+    wildcards = SimpleNamespace(setting="proposed", model="BEATs", rate="0.1")
+    assert plan.search_job(wildcards, "students").train.missing_clips == "labels"
     # a setting of its own, without teachers; the others as they were
     own = {"teacher": None, "student": {"soft_labels": {"path": "x.h5"}}}
     plan = Plan(load({"settings": {"proposed": own}}))
-    assert plan.ensemble("proposed") == "x.h5" and plan.ensemble("without_rnn") == "results/ensembles/without_rnn.h5"
-    assert plan.config.teachers_of("proposed") is None and "proposed" not in plan.teacher_settings
-    assert plan.soft_files == [] and plan.student("without_rnn", "BEATs") == Plan(Config()).student("proposed", "BEATs")
+    assert plan.soft_labels("students", "proposed") == ["x.h5"]
+    assert plan.soft_labels("students", "without_rnn") == ["results/ensembles/without_rnn.h5"]
+    assert plan.teachers["proposed"] is None and "proposed" not in plan.teacher_settings
+    assert not plan.config.soft_files() and train_job(plan, "without_rnn") == train_job(Plan(Config()), "without_rnn")
+
+
+def test_the_block_recipe_reaches_every_training_in_which_a_key_acts():
+    config = load(
+        {"recipe": {"batch_size": 128, "clip_gradient": 1.0, "ema": 0.99}, "student": {"recipe": {"ema": None}}}
+    )
+    recipes = [config.step2.recipe, config.teacher.recipe, config.student.recipe, config.downstream.DESED.frozen]
+    assert {recipe.batch_size for recipe in recipes} == {128} and {recipe.clip_gradient for recipe in recipes} == {1.0}
+    assert (config.step2.recipe.ema, config.teacher.recipe.ema, config.student.recipe.ema) == (0.99, 0.99, None)
+    assert config.step2.recipe.epochs == 130 and config.teacher.recipe.augment.wavmix == 1.0
+    assert config.setting("li_et_al").student.recipe.clip_gradient == 3.0
+    assert not hasattr(config.downstream.DESED.frozen, "ema")
+
+
+def test_inert_keys_are_no_part_of_an_identity():
+    other = {
+        "tracking": {"tensorboard": True},
+        "resources": {"teacher": {"threads": 3}},
+        "seeds_per_job": 2,
+        "audioset": {"download": {"workers": 9, "retries": 1, "pause_seconds": 0}},
+    }
+    assert identity(load(other)) == identity(Config()) and load(other) != Config()
+    assert identity(load({"audioset": {"download": {"shards": 3}}})) != identity(Config())
+
+
+def test_the_schema_accepts_every_configuration_file_and_refuses_a_wrong_key():
+    import jsonschema
+    import yaml
+
+    schema = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    for name in ("config", "demo", "released"):
+        jsonschema.validate(yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()), schema)
+    assert (ROOT / "config/config.yaml").read_text().startswith("# yaml-language-server: $schema=../workflow/schemas/")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"student": {"recipe": {"epohcs": 1}}}, schema)
+
+
+def test_the_configuration_of_the_paper_can_be_read_in_one_go():
+    assert len((ROOT / "config/config.yaml").read_text().splitlines()) <= 250
 
 
 @pytest.mark.parametrize(
@@ -123,7 +169,27 @@ def test_students_learn_from_a_ready_made_file_where_one_is_given():
             },
             ["settings.without_rnn.student.soft_labels", "x.org/1/a.h5 and", "one file, a.h5", "by path"],
         ),
-        ({"step2": {"recipe": {"select": "best_loss"}}}, ["step2.recipe", "validation_share: 0.05"]),
+        ({"step2": {"recipe": {"select": "last"}}}, ["step2.recipe.select does not act in this training"]),
+        ({"teacher": {"recipe": {"select": "best_loss"}}}, ["teacher.recipe", "validation_share: 0.05"]),
+        ({"teacher": {"recipe": {"patience": 3}}}, ["teacher.recipe", "patience", "validation_share: 0.05"]),
+        ({"teacher": {"recipe": {"distillation_weight": 0.5}}}, ["teacher.recipe.distillation_weight does not act"]),
+        ({"recipe": {"epohcs": 1}}, ["recipe.epohcs", "did you mean 'epochs'"]),
+        *(
+            ({"downstream": {"MAESTRO": {"frozen": {key: value}}}}, [f"downstream.MAESTRO.frozen.{key} does not act"])
+            for key, value in {
+                "ema": 0.9,
+                "select": "last",
+                "patience": 1,
+                "validation_share": 0.1,
+                "accumulate": 1,
+                "sampler": "uniform",
+                "augment": {},
+            }.items()
+        ),
+        (
+            {"downstream": {"DESED": {"finetune": {"validation_share": 0.1}}}},
+            ["DESED.finetune.validation_share does not"],
+        ),
         ({"studnt": 1}, ["studnt", "did you mean 'student'"]),
         ({"downstream": {"DC16-T2": {"head": "x"}}}, ["downstream.DC16-T2.head", "'linear' or 'attention'"]),
         ({"teacher": {"recipe": {"augment": {"mixup": 1.5}}}}, ["teacher.recipe.augment.mixup", "1.5"]),
@@ -137,10 +203,15 @@ def test_a_mistake_is_told_with_its_key_and_what_to_write(values, words):
 
 
 def test_a_learning_rate_per_model_must_name_the_model():
-    config = load({"student": {"recipe": {"learning_rate": {"BEATs": 3e-4}}}})
-    assert Plan(config).student("proposed", "BEATs")["recipe"]["learning_rate"] == 3e-4
+    plan = Plan(load({"student": {"recipe": {"learning_rate": {"BEATs": 3e-4}}}}))
+    assert train_job(plan, "proposed").recipes["BEATs"].learning_rate == 3e-4
     with pytest.raises(UserError, match="no value for M2D"):
-        Plan(config).student("proposed", "M2D")
+        train_job(plan, "proposed", "M2D")
+
+
+def test_a_difference_is_what_merging_needs():
+    base, other = {"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"b": 2, "c": [1]}, "d": 1}
+    assert difference(other, base) == {"a": {"b": 2}} and merge(base, difference(other, base)) == other
 
 
 def test_merge_lays_over_without_touching_its_arguments():

@@ -7,12 +7,13 @@ import torch
 from framekd import checkpoints
 from framekd.config import Recipe, UserError
 from framekd.data import Arrays, labelled
+from framekd.jobs import CheckpointJob
 from framekd.labels import ClassList
 from framekd.models import build_model
-from framekd.pipeline import job
+from framekd.pipeline import job_log
+from framekd.pipeline.checkpoints import make_checkpoints, start_from
 from framekd.pipeline.evaluate import score
-from framekd.pipeline.pretrain import start_from, step1
-from framekd.pipeline.strong import split
+from framekd.pipeline.train import split, weak_map
 
 CLASSES = ClassList.of(["a", "b", "c"])
 
@@ -35,13 +36,13 @@ def test_heads_begin_at_the_share_of_active_frames(clips):
 
 
 def test_start_from_takes_the_encoder_and_nothing_else(clips, tmp_path):
-    step1("tiny", {"seed": 3, "sizes": {}}, downloads="none", out=str(tmp_path / "tiny" / "model.safetensors"))
-    start = tmp_path / "tiny" / "model.safetensors"
+    start = tmp_path / "tiny"
+    make_checkpoints(checkpoint_job(seed=3), weights=[str(start / "model.safetensors")])
     made = [
         start_from(start, clips, Recipe(head_init=init), generator=torch.Generator().manual_seed(seed))
         for init, seed in (("default", 1), ("default", 2), ("prior", 1))
     ]
-    first = checkpoints.load_checkpoint(start.parent)[0].encoder.state_dict()
+    first = checkpoints.load_checkpoint(start)[0].encoder.state_dict()
     for model in made:
         assert all(torch.equal(value, first[name]) for name, value in model.encoder.state_dict().items())
     assert not torch.equal(made[0].frame_head.weight, made[1].frame_head.weight)
@@ -56,24 +57,96 @@ def test_held_out_clips_are_no_training_clips(clips):
 
 
 def test_the_ensemble_is_scored_on_averaged_logits(clips):
+    """Opposite models cancel: of logits (x, -x) the mean is what a third, constant part adds."""
     models = [build_model("tiny", n_classes=3).init_weights(torch.Generator().manual_seed(i)).eval() for i in (1, 2)]
-    for model, value in zip(models, (-50.0, 60.0)):
-        model.frame_head.bias.data[:] = torch.tensor([value, -value, 0.0])
-    found, shown = score(models, clips, median_seconds=0.0, batch_size=4)
-    alone, _ = score([models[1]], clips, median_seconds=0.0, batch_size=4)
-    assert len(found) == 3 and found[1].value == alone[0].value
+    found, shown = score(models, clips, median_seconds=0.0, batch_size=4, cross_check=2)
+    mean = mean_model(models)
+    alone, _ = score([mean], clips, median_seconds=0.0, batch_size=4)
+    assert len(found) == 3 and found[2].value == pytest.approx(alone[0].value, abs=1e-12)
+    assert found[2].value not in (found[0].value, found[1].value)
     assert [example.id for example in shown] == list(clips.ids[:6])
+
+
+def mean_model(models):
+    """A model whose logits are the mean of those of `models`."""
+    first, second = models
+
+    class Mean(torch.nn.Module):
+        name = "mean"
+
+        def frontend(self, waveform, **_):
+            return first.frontend(waveform)
+
+        def forward(self, mel, **options):
+            pairs = [model(mel, **options) for model in (first, second)]
+            return tuple(sum(parts) / 2 for parts in zip(*pairs))
+
+    return Mean()
+
+
+def test_mean_average_precision_after_step_2_is_scikit_learns(clips):
+    from sklearn.metrics import average_precision_score
+
+    labels = {name: ["a"] if i % 3 else ["b"] for i, name in enumerate(clips.ids)}
+    weak = labelled(clips.ids, clips.audio, CLASSES, clip_labels=labels)
+    model = build_model("tiny", n_classes=3).init_weights(torch.Generator().manual_seed(1)).eval()
+    with torch.no_grad():
+        wave = torch.from_numpy(np.stack([clips.waveform(i) for i in range(10)]) / np.float32(32768))
+        scores = model(model.frontend(wave))[1].numpy()
+    truth = np.array([[name in labels[clip] for name in ("a", "b")] for clip in clips.ids])
+    expected = np.mean([average_precision_score(truth[:, c], scores[:, c]) for c in range(2)])
+    assert weak_map(model, weak) == pytest.approx(expected, abs=1e-9) and 0.2 < expected < 1
+
+
+def checkpoint_job(**values):
+    about = {"version": 1, "step": "step1", "models": ["tiny"], "sizes": {"tiny": {}}, "published": {}, "seed": None}
+    return CheckpointJob(**about | values)
+
+
+def test_step_1_takes_a_published_file_from_its_address(tmp_path):
+    model = build_model("ATST-F", n_classes=1, sizes=SMALL).init_weights(torch.Generator().manual_seed(5))
+    encoder = {f"model.atst.{theirs}": value for theirs, value in reference_names(model).items()}
+    (tmp_path / "site").mkdir()
+    torch.save(encoder, tmp_path / "site" / "ATST-F_ssl.pt")
+    published = {"ATST-F": {"url": (tmp_path / "site" / "ATST-F_ssl.pt").as_uri()}}
+    out = tmp_path / "ATST-F" / "model.safetensors"
+    job = checkpoint_job(
+        models=["ATST-F"], sizes={"ATST-F": SMALL}, published=published, downloads=str(tmp_path / "kept")
+    )
+    make_checkpoints(job, weights=[str(out)])
+    made, spec = checkpoints.load_checkpoint(out.parent)
+    assert spec["provenance"]["file"] == "ATST-F_ssl.pt" and (tmp_path / "kept" / "ATST-F_ssl.pt.sha256").is_file()
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, made.encoder.state_dict()[name]), name
+
+
+SMALL = {"width": 32, "depth": 1, "heads": 2}
+
+
+def reference_names(model):
+    """The encoder's weights by the names of the authors' files."""
+    renames = [(ours, theirs) for theirs, ours in model.encoder.REFERENCE.renames]
+    out = {}
+    for name, value in model.encoder.state_dict().items():
+        if name.startswith("front_end."):
+            continue
+        for ours, theirs in renames:
+            if name.startswith(ours):
+                name = theirs + name.removeprefix(ours)
+                break
+        out[name] = value
+    return out
 
 
 def test_a_users_mistake_in_a_job_is_one_sentence_in_its_log(tmp_path):
     log = tmp_path / "job.log"
-    with pytest.raises(SystemExit) as left, job(str(log), threads=1):
+    with pytest.raises(SystemExit) as left, job_log(str(log), threads=1):
         raise UserError("the file x is not there")
     assert left.value.code == 1 and log.read_text() == "framekd: the file x is not there\n"
 
 
 def test_an_error_of_ours_leaves_its_traceback_in_the_log(tmp_path):
     log = tmp_path / "job.log"
-    with pytest.raises(ZeroDivisionError), job(str(log), threads=1):
+    with pytest.raises(ZeroDivisionError), job_log(str(log), threads=1):
         print(1 / 0)
     assert "Traceback" in log.read_text() and "ZeroDivisionError" in log.read_text()

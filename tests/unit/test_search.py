@@ -1,15 +1,19 @@
 """The search of a learning rate: what is chosen, what judges, and real trainings at a silly and a sane rate."""
 
 import json
+from types import SimpleNamespace
 
+import h5py
 import pytest
 import torch
-from small_audioset import block, write_audioset, write_step1
+from small_audioset import train_job, write_audioset, write_step1
 
-from framekd.config import Config, UserError, load
+from framekd.config import Config, Search, UserError, load
+from framekd.jobs import ChooseJob, EnsembleJob, SearchJob
 from framekd.pipeline import search as stage
+from framekd.pipeline.ensemble import average
 from framekd.pipeline.search import choose, choose_rate, try_rate
-from framekd.pipeline.strong import Given, average, split, train, training_clips
+from framekd.pipeline.train import split, strong_clips, train_strong
 from framekd.plan import Plan
 
 
@@ -42,87 +46,91 @@ def test_a_search_in_which_everything_diverges_is_told():
 
 
 @pytest.fixture(scope="module")
-def audioset(tmp_path_factory):
-    """(data folder, Step 1 weights) of a small AudioSet."""
+def inputs(tmp_path_factory):
+    """The inputs of a training on a small AudioSet, from Step 1 weights."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("audioset")
-    write_audioset(folder / "data")
-    yield str(folder / "data"), write_step1(folder)
+    yield {**write_audioset(folder / "data"), "weights": [write_step1(folder)]}
     torch.set_num_threads(threads)
 
 
-def job(rate, **search):
-    about = {"seed": 1, "share": 0.25, "judged_on": "train", "criterion": "psds1", "median_seconds": 0.2}
-    return {**block(learning_rate=rate, epochs=6), "search": {**about, "batch_size": 8, **search}}
+def search_job(rate, *, soft=False, recipe=None, **search):
+    train = train_job(learning_rate=rate, **{"epochs": 6, **(recipe or {})})
+    about = Search(**{"grid": [rate], "share": 0.25, **search})
+    return SearchJob(version=1, train=train, model="tiny", search=about, median_seconds=0.2, batch_size=8)
 
 
-def tried(audioset, folder, rate, **search):
-    data, start = audioset
+def tried(inputs, folder, rate, **search):
     out = folder / str(rate) / "result.json"
-    try_rate(Given(job(rate, **search), start, data), out=str(out))
+    try_rate(search_job(rate, **search), inputs=inputs, out=str(out))
     return out
 
 
 @pytest.mark.parametrize("criterion", ["psds1", "loss"])
-def test_a_silly_rate_loses_against_a_sane_one_and_training_uses_the_choice(audioset, tmp_path, criterion):
-    paths = [tried(audioset, tmp_path, rate, criterion=criterion) for rate in (1e-12, 3e-3)]
-    silly, sane = (json.loads(path.read_text()) for path in paths)
-    assert (silly["value"] < sane["value"] - 0.05) if criterion == "psds1" else (silly["value"] > sane["value"])
-    assert sane["clips"] == 6 and len([line for line in sane["history"] if "train/loss" in line]) == 30
+def test_a_useless_rate_loses_against_a_good_one_and_training_uses_the_choice(inputs, tmp_path, criterion):
+    paths = [tried(inputs, tmp_path, rate, criterion=criterion) for rate in (1e-12, 3e-3)]
+    useless, good = (json.loads(path.read_text()) for path in paths)
+    worse = useless["value"] < good["value"] - 0.05 if criterion == "psds1" else useless["value"] > good["value"] * 1.2
+    assert worse, (useless["value"], good["value"])
+    assert good["clips"] == 6 and len([line for line in good["history"] if "train/loss" in line]) == 30
     choice, figures = tmp_path / "tiny.json", tmp_path / "candidates.json"
-    about = {"criterion": criterion, "judged_on": "train", "seed": 1}
-    choose_rate(map(str, paths), about, out=str(choice), candidates=str(figures))
+    job = ChooseJob(version=1, search=Search(criterion=criterion))
+    choose_rate(job, results=list(map(str, paths)), rate=str(choice), candidates=str(figures))
     assert json.loads(choice.read_text()) == {"learning_rate": 3e-3}
     written = json.loads(figures.read_text())
     assert written["learning_rate"] == 3e-3 and "6 training clips held out, seed 1" in written["chosen_by"]
     assert [c["learning_rate"] for c in written["candidates"]] == [1e-12, 3e-3]
 
-    data, start = audioset
     weights = tmp_path / "seed1" / "model.safetensors"
-    given = block(learning_rate="search", epochs=1)
-    train(Given(given, start, data), {1: str(weights)}, rate=str(choice))
+    chosen = {**inputs, "rates": [str(choice)]}
+    train_strong(train_job(learning_rate="search", epochs=1), inputs=chosen, weights=[str(weights)])
     lines = [json.loads(line) for line in (weights.parent / "history.jsonl").read_text().splitlines()]
     assert lines[2]["train/lr"] == 3e-3  # the peak, after two steps of warm-up
     assert json.loads((weights.parent / "spec.json").read_text())["provenance"]["recipe"]["learning_rate"] == 3e-3
 
 
-def test_a_rate_that_diverges_is_worst_and_no_failure(audioset, tmp_path):
-    found = json.loads(tried(audioset, tmp_path, 1e30).read_text())
+def test_a_rate_that_diverges_is_worst_and_no_failure(inputs, tmp_path):
+    found = json.loads(tried(inputs, tmp_path, 1e30).read_text())
     assert found["value"] is None and found["diverged"]
     assert not (tmp_path / "1e+30" / ".resume").exists()
 
 
-def test_distilled_students_are_judged_on_labels_alone(audioset, tmp_path):
-    data, start = audioset
+def test_distilled_students_are_judged_on_labels_alone(inputs, tmp_path):
+    """The ensemble says that nothing is ever active: a student that learns from it alone is judged by the labels."""
     teacher, ensemble = tmp_path / "M" / "seed1" / "model.safetensors", str(tmp_path / "ensemble.h5")
-    train(Given(block(epochs=1), start, data), {1: str(teacher)})
-    average([str(teacher)], data=data, batch_size=8, out=ensemble)
+    train_strong(train_job(epochs=1), inputs=inputs, weights=[str(teacher)])
+    average(EnsembleJob(version=1, batch_size=8), inputs={**inputs, "weights": [str(teacher)]}, out=ensemble)
+    with h5py.File(ensemble, "r+") as file:
+        file["strong_logits"][:] = -20.0
     found = {}
-    for name, soft in (("labels", None), ("distilled", ensemble)):
-        given = job(1e-3, criterion="loss")
-        given["recipe"] |= {"distillation_weight": 0.9 if soft else 0.0, "validation_share": 0.2, "validate_epochs": 3}
-        try_rate(Given(given, start, data, ensemble=soft), out=str(tmp_path / name / "result.json"))
+    for name, weight in (("labels", 0.0), ("distilled", 1.0)):
+        recipe = {"distillation_weight": weight, "validation_share": 0.2, "validate_epochs": 3}
+        job = search_job(3e-3, recipe=recipe, criterion="loss")
+        given = {**inputs, "soft_labels": [ensemble] if weight else []}
+        try_rate(job, inputs=given, out=str(tmp_path / name / "result.json"))
         found[name] = json.loads((tmp_path / name / "result.json").read_text())
-    validations = [[line for line in run["history"] if "val/loss" in line] for run in found.values()]
-    assert [len(lines) for lines in validations] == [2, 2] and found["labels"]["value"] != found["distilled"]["value"]
-    # before much is learnt, losses on labels differ little, whatever is trained on
-    assert found["labels"]["value"] == pytest.approx(found["distilled"]["value"], rel=0.5)
+    validations = [[line["val/loss"] for line in run["history"] if "val/loss" in line] for run in found.values()]
+    trained = [[line["train/loss"] for line in run["history"] if "train/loss" in line] for run in found.values()]
+    assert [len(lines) for lines in validations] == [2, 2]
+    # On soft labels the student is perfect, on labels worse than the one that has seen them, and worse at the end.
+    assert trained[1][-1] < 0.1 * trained[1][0] and validations[1][-1] > validations[0][-1] * 1.5
+    assert found["distilled"]["value"] > found["labels"]["value"] * 1.5
 
 
-def test_judges_are_held_out_and_always_the_same(audioset, tmp_path, monkeypatch):
+def test_judging_clips_are_held_out_and_always_the_same(inputs, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(stage, "judge", lambda model, clips, search: seen.append(clips.ids) or 0.5)
-    monkeypatch.setattr(stage, "train_one", lambda given, clips, *, finish, **_: finish(None, stage.Fit(clips.ids)))
+    monkeypatch.setattr(stage, "judge", lambda model, clips, job: seen.append(clips.ids) or 0.5)
+    monkeypatch.setattr(stage, "train_one", lambda *given, finish, **_: finish(None, stage.Fit(given[2].ids)))
     for seed in (1, 1, 2):
-        tried(audioset, tmp_path, 1e-3, seed=seed)
+        tried(inputs, tmp_path, 1e-3, seed=seed)
     trained = json.loads((tmp_path / "0.001" / "result.json").read_text())["history"]
-    every = training_clips(audioset[0])
+    every = strong_clips(inputs)
     assert seen[0] == seen[1] != seen[2] and set(seen[2]) | set(trained) == set(every.ids)
     assert not set(seen[2]) & set(trained) and len(seen[0]) == 6
     # not the clips that the recipe's own validation holds out
     assert seen[0] != split(every, 0.25, seed=1)[1].ids
-    tried(audioset, tmp_path, 1e-3, judged_on="eval")
+    tried(inputs, tmp_path, 1e-3, judged_on="eval")
     assert len(seen[3]) == 8 and not set(seen[3]) & set(every.ids)
 
 
@@ -133,16 +141,16 @@ def test_the_papers_grid_is_the_default_and_nothing_is_searched():
     config = Config()
     assert config.teacher.search.grid == [7e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3]
     assert Plan(config).searches("teachers") == Plan(config).searches("students") == []
-    assert Plan(config).chosen_rate("students", "proposed", "BEATs") == []
+    assert Plan(config).rates("students", "proposed", ["BEATs"]) == []
 
 
 def test_the_file_name_of_a_rate_is_the_rate():
     values = {"recipe": {"learning_rate": "search"}, "search": {"grid": [7e-5, 1.23456789e-4]}}
     plan = Plan(load({"teacher": values}))
-    rates = [path.split("/")[-2] for path in plan.search_results("teachers", "proposed", "M2D")]
-    assert [plan.search("teachers", "proposed", "M2D", r)["recipe"]["learning_rate"] for r in rates] == [
-        7e-5, 1.23456789e-4,
-    ]  # fmt: skip
+    rates = [path.split("/")[-2] for path in plan.candidates("teachers", "proposed", "M2D")]
+    wildcards = [SimpleNamespace(setting="proposed", model="M2D", rate=rate) for rate in rates]
+    found = [plan.search_job(one, "teachers").train.recipes["M2D"].learning_rate for one in wildcards]
+    assert found == [7e-5, 1.23456789e-4]
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,50 @@ def test_several_gpus_are_asked_for_on_one_node(clone, tmp_path):
 
 def test_everything_is_planned_for_the_demo(clone):
     planned = jobs(snakemake(clone, "-n", "--configfile", "config/demo.yaml"))
-    assert planned["teacher_seed1_2_3"] == 15 and planned["student_seed1_2_3"] == 20 and planned["step2"] == 5
-    assert planned["downstream"] == 45 and planned["report"] == 1
+    packs = [f"pack{i}" for i in (1, 2)]  # three models and two
+    assert [planned[f"teacher_{pack}_seed1_2_3"] for pack in packs] == [3, 3]
+    assert [planned[f"student_{pack}_seed1_2_3"] for pack in packs] == [4, 4]
+    assert [planned[f"downstream_{pack}"] for pack in packs] == [9, 9]
+    assert [planned[f"step2_{pack}"] for pack in packs] == [1, 1] and planned["report"] == 1
+
+
+def test_what_a_job_reads_is_declared(clone):
+    """Shards, labels and checkpoints with their specifications are inputs of the jobs that open them."""
+    run = snakemake(clone, "-n", "--configfile", "config/demo.yaml")
+    assert run.returncode == 0, run.stderr
+    inputs = {out: set(text.split(", ")) for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
+    data, out = "results/demo/data", "results/demo"
+    shards = {f"{data}/store/{i:04d}.h5" for i in range(2)}
+    labels = {f"{data}/labels/{name}" for name in ("audioset_train_strong.tsv", "mid_to_display_name.tsv")}
+    teacher = inputs[f"{out}/teachers/proposed/ATST-F/seed1/model.safetensors"]
+    step2 = {f"{out}/checkpoints/step2/BEATs/{name}" for name in ("model.safetensors", "spec.json")}
+    assert teacher >= shards | labels | step2 and f"{data}/labels/audioset_eval_strong.tsv" not in teacher
+    scored = inputs[f"{out}/evaluation/students/proposed.csv"]
+    assert scored >= shards | labels | {f"{data}/labels/audioset_eval_strong.tsv"}
+    report = inputs[f"{out}/report.html"]
+    assert report >= {
+        f"{data}/coverage.tsv",
+        f"{out}/table2.csv",
+        f"{out}/evaluation/teachers/proposed.per_class.csv",
+        f"{out}/students/li_et_al/M2D/seed3/history.jsonl",
+        f"{out}/checkpoints/step2/ASiT/spec.json",
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--configfile", "config/demo.yaml", "tests/workflow/tiny.yaml"),
+        ("--config", "seeds=[1]", "--configfile", "config/demo.yaml"),
+        ("--config", "student={recipe: {epochs: 3, clip_gradient: 0.5}}", "--configfile", "config/demo.yaml"),
+    ],
+)
+def test_configurations_can_be_combined(clone, arguments):
+    run = snakemake(clone, "-n", "all", *arguments)
+    assert run.returncode == 0, run.stdout + run.stderr
+    seeds = {"tiny": "seed1_2", "[1]": "seed1"}
+    expected = next((seed for key, seed in seeds.items() if key in " ".join(arguments)), "seed1_2_3")
+    assert f"student_pack1_{expected}" in jobs(run)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +110,7 @@ def test_students_of_a_ready_made_file_need_no_teachers(clone, tmp_path):
     student = inputs["results/students/proposed/M2D/seed2/model.safetensors"]
     assert f"{tmp_path}/x.h5" in student and "results/ensembles" not in student
     assert not [out for out in inputs if "/proposed" in out and ("teachers/" in out or "ensembles/" in out)]
-    assert (planned["ensemble"], planned["evaluate_teachers"], planned["evaluate_students"]) == (2, 2, 4)
+    assert (planned["ensemble"], planned["evaluate"]) == (2, 6)
     assert planned["teachers"] == planned["significance"] == planned["report"] == 1 and "soft_labels" not in planned
 
 
@@ -81,7 +123,7 @@ def test_a_ready_made_file_is_fetched_once_and_a_run_can_be_without_any_teacher(
     )
     planned = jobs(run := snakemake(clone, "-n", "--configfile", str(path)))
     students = sum(n for rule, n in planned.items() if rule.startswith("student_seed"))
-    assert (planned["soft_labels"], students, planned["evaluate_students"]) == (1, 45, 3)
+    assert (planned["soft_labels"], students, planned["evaluate"]) == (1, 45, 3)
     assert not [rule for rule in planned if "teacher" in rule or rule == "ensemble"]
     assert planned["table1"] == planned["significance"] == planned["report"] == 1
     inputs = {out: text for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}

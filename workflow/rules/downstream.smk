@@ -26,7 +26,8 @@ for pack in plan.packs(cfg.models):
 
 use rule table1 as table2 with:
     input:
-        plan.downstream,
+        scores=plan.downstream,
+        published="config/published/table2.csv",
     output:
         csv=f"{R}/table2.csv",
         md=f"{R}/table2.md",

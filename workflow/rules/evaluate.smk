@@ -13,7 +13,7 @@ rule evaluate:
     benchmark:
         f"{R}/benchmarks/evaluation/{{stage}}/{{setting}}.tsv"
     wildcard_constraints:
-        stage="teachers|students",
+        stage="|".join(STAGES),
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("evaluate")
@@ -27,7 +27,8 @@ rule evaluate:
 
 rule table1:
     input:
-        [plan.scores(setting) for setting in cfg.settings],
+        scores=[plan.scores(setting) for setting in cfg.settings],
+        published="config/published/table1.csv",
     output:
         csv=f"{R}/table1.csv",
         md=f"{R}/table1.md",
@@ -51,7 +52,8 @@ if plan.teacher_settings:
 
     use rule table1 as teachers with:
         input:
-            plan.teacher_scores,
+            scores=plan.teacher_scores,
+            published="config/published/teachers.csv",
         output:
             csv=f"{R}/teachers.csv",
             md=f"{R}/teachers.md",

@@ -1,5 +1,5 @@
 # Step 3: teachers and students of each setting, architecture and seed, and the searches of their learning rates.
-for stage in ("teachers", "students"):
+for stage in STAGES:
     one = stage.removesuffix("s")
     searched = dict.fromkeys(setting for setting, _ in plan.searches(stage))
 

@@ -37,7 +37,7 @@ def field(default: Any, description: str, *, inert: bool = False, **limits: Any)
     return Field(default=default, description=description, **limits)
 
 
-Probability = {"ge": 0.0, "le": 1.0}
+Probability: dict[str, Any] = {"ge": 0.0, "le": 1.0}
 MOST_SENTENCES = 8  # of a message about a configuration with many mistakes
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,13 @@ def build_miniature(job: MiniatureJob, *, summary: str, threads: int) -> None:
     """Build one of the miniature's data sets into the folder of `summary`."""
     from framekd import miniature
 
-    size, directory = job.miniature, Path(summary).parent
-    if job.part == "audioset":
-        made = miniature.build_audioset(
-            directory,
-            seed=size.seed,
-            n_strong_train=size.strong_train,
-            n_weak_only_train=size.weak_only_train,
-            n_eval=size.eval,
-            missing=size.missing,
-            broken=size.broken,
-            workers=threads,
-        )
-    elif job.part == "DESED":
-        counts = {f"n_{name}": count for name, count in size.desed.items()}
-        made = miniature.build_desed(directory, seed=size.seed, **counts)
-    elif job.part == "DC16-T2":
-        made = miniature.build_dcase16(directory, seed=size.seed, n_files=size.dcase16_files)
-    else:
-        files, folds = size.maestro_files, size.maestro_folds
-        made = miniature.build_maestro(directory, seed=size.seed, n_files=files, n_folds=folds)
+    builders: dict[str, Callable[..., Any]] = {
+        "audioset": partial(miniature.build_audioset, workers=threads),
+        "DESED": miniature.build_desed,
+        "DC16-T2": miniature.build_dcase16,
+        "MAESTRO": miniature.build_maestro,
+    }
+    made = builders[job.part](Path(summary).parent, seed=job.seed, **job.counts)
     print(json.dumps(made, indent=1))
 
 
