@@ -172,7 +172,7 @@ class Graph:
     def rates(self, stage: Stage, setting: str, models: Iterable[str]) -> list[str]:
         """The files with the learning rates that searches choose, of those `models` whose rate is searched."""
         recipe = self.block(stage, setting).recipe
-        searched = [model for model in models if recipe.wanted_rate(model) == SEARCH]
+        searched = [model for model in models if recipe.of(model).learning_rate == SEARCH]
         return [f"{self.results}/search/{stage}/{setting}/{model}.json" for model in searched]
 
     def searches(self, stage: Stage) -> list[tuple[str, str]]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from framekd import jobs
-from framekd.config import HeadRecipe, Recipe, Student, Teacher, UserError, identity
+from framekd.config import Recipe, Student, Teacher, UserError, identity
 from framekd.graph import Graph, Pack
 from framekd.versions import VERSIONS
-
-R = TypeVar("R", bound=HeadRecipe)
 
 
 class Plan(Graph):
@@ -115,7 +113,7 @@ class Plan(Graph):
         step2 = self.config.step2
         return jobs.Step2Job(
             version=VERSIONS["train"],
-            recipes={model: for_model(step2.recipe, model) for model in pack.of(wildcards)},
+            recipes={model: step2.recipe.of(model) for model in pack.of(wildcards)},
             seed=step2.seed,
             tracking=self.config.tracking,
         )
@@ -127,7 +125,7 @@ class Plan(Graph):
         return jobs.TrainJob(
             version=VERSIONS["train"],
             stage=stage,
-            recipes={model: for_model(whole, model) for model in pack.of(wildcards)},
+            recipes={model: whole.of(model) for model in pack.of(wildcards)},
             seeds=list(pack.seeds),
             sequence_model=block.sequence_model if isinstance(block, Teacher) else None,
             # Another site made a ready-made file from its own clips: ours that it lacks are trained on labels.
@@ -174,7 +172,7 @@ class Plan(Graph):
         block = getattr(self.config.downstream, wildcards.task.replace("-", "_"))
         options = {}
         for model in pack.of(wildcards):
-            recipes = {mode: for_model(getattr(block, mode), model) for mode in ("frozen", "finetune")}
+            recipes = {mode: getattr(block, mode).of(model) for mode in ("frozen", "finetune")}
             options[model] = block.model_copy(update=recipes)
         return jobs.DownstreamJob(
             version=VERSIONS["downstream"],
@@ -210,8 +208,3 @@ class Plan(Graph):
             costs=[*stages, *("search" for _ in self.tried)],
             benchmarks=self.benchmarks(),
         )
-
-
-def for_model(recipe: R, model: str) -> R:
-    """`recipe` with the one learning rate of `model` (a number, or "search")."""
-    return recipe.model_copy(update={"learning_rate": recipe.wanted_rate(model)})

@@ -107,6 +107,19 @@ def test_the_block_recipe_reaches_every_training_in_which_a_key_acts():
     assert not hasattr(config.downstream.DESED.frozen, "ema")
 
 
+def test_whatever_a_recipe_holds_can_be_given_per_model():
+    config = load({"teacher": {"recipe": {"per_model": {"M2D": {"epochs": 7, "augment": {"mixup": 0.9}}}}}})
+    teacher = config.teacher.recipe
+    assert (teacher.of("M2D").epochs, teacher.of("BEATs").epochs) == (7, 30)
+    assert teacher.of("M2D").augment.mixup == 0.9 and teacher.of("M2D").augment.wavmix == 1.0
+    # Li et al.'s script for ATST-Frame: another rate, which decays from layer to layer
+    li = Config().setting("li_et_al").student.recipe
+    assert (li.of("ATST-F").learning_rate, li.of("ATST-F").layer_decay) == (1e-3, 0.75)
+    assert (li.of("BEATs").learning_rate, li.of("BEATs").layer_decay) == (0.5, 1.0)
+    plain = load({"settings": {"li_et_al": {"student": {"recipe": {"per_model": {"ATST-F": None}}}}}})
+    assert plain.setting("li_et_al").student.recipe.of("ATST-F").learning_rate == 0.5
+
+
 def test_inert_keys_are_no_part_of_an_identity():
     other = {
         "tracking": {"tensorboard": True},
@@ -173,6 +186,11 @@ def test_the_configuration_of_the_paper_can_be_read_in_one_go():
         ({"teacher": {"recipe": {"select": "best_loss"}}}, ["teacher.recipe", "validation_share: 0.05"]),
         ({"teacher": {"recipe": {"patience": 3}}}, ["teacher.recipe", "patience", "validation_share: 0.05"]),
         ({"teacher": {"recipe": {"distillation_weight": 0.5}}}, ["teacher.recipe.distillation_weight does not act"]),
+        ({"teacher": {"recipe": {"per_model": {"BERT": {}}}}}, ["teacher.recipe.per_model names 'BERT'"]),
+        (
+            {"student": {"recipe": {"per_model": {"BEATs": {"epohcs": 1}}}}},
+            ["student.recipe.per_model.BEATs.epohcs", "did you mean 'epochs'"],
+        ),
         ({"recipe": {"epohcs": 1}}, ["recipe.epohcs", "did you mean 'epochs'"]),
         *(
             ({"downstream": {"MAESTRO": {"frozen": {key: value}}}}, [f"downstream.MAESTRO.frozen.{key} does not act"])

@@ -79,9 +79,17 @@ class Config(Block):
         for name in self.settings:
             self.setting(name)
         self.soft_files()
-        for key, recipe in self._searchless():
-            if recipe.searches():
+        for key, recipe in self._recipes():
+            searches = key.split(".")[0] in ("teacher", "student", "settings")
+            if recipe.searches() and not searches:
                 raise ValueError(f"{key}.learning_rate: only teachers and students search; write a number")
+            for name in recipe.per_model:
+                if name not in MODELS and name not in self.models:
+                    raise ValueError(f"{key}.per_model names {name!r}, which is none of {', '.join(self.models)}")
+                try:
+                    recipe.model_copy(update={"learning_rate": 1.0}).of(name)
+                except UserError as error:
+                    raise ValueError(f"{key}.{error}") from None
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds must be different numbers, at least one; write seeds: [1, 2, 3]")
         if self.downstream.full_setting not in self.settings:
@@ -90,9 +98,17 @@ class Config(Block):
             )
         return self
 
-    def _searchless(self) -> Iterator[tuple[str, HeadRecipe]]:
+    def _recipes(self) -> Iterator[tuple[str, HeadRecipe]]:
+        """All recipes with the names of their keys."""
         yield "recipe", self.recipe
         yield "step2.recipe", self.step2.recipe
+        yield "teacher.recipe", self.teacher.recipe
+        yield "student.recipe", self.student.recipe
+        for name in self.settings:
+            block = self.setting(name)
+            for key, part in (("teacher", block.teacher), ("student", block.student)):
+                if part is not None:
+                    yield f"settings.{name}.{key}.recipe", part.recipe
         for name, info in type(self.downstream).model_fields.items():
             if isinstance(task := getattr(self.downstream, name), Task):
                 yield f"downstream.{info.alias or name}.frozen", task.frozen

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
-from framekd.config.base import Block, Probability, UserError, field
+from framekd.config.base import Block, Probability, UserError, explain, field, merge
 
 SEARCH: Literal["search"] = "search"
 """What a recipe says in place of a learning rate, to have it chosen from a grid."""
@@ -59,6 +59,9 @@ class HeadRecipe(Block):
     )
     random_crop: bool = field(True, "cut clips longer than 10 s at random in training; labels move with the cut")
     precision: Literal["bf16", "fp16", "fp32"] = field("bf16", "arithmetic on a GPU; a CPU always uses fp32")
+    per_model: dict[str, dict[str, Any] | None] = field(
+        {}, "differences of single models, such as {BEATs: {epochs: 60}}; null drops one that the paper has"
+    )
 
     @field_validator("learning_rate", mode="before")
     @classmethod
@@ -78,25 +81,33 @@ class HeadRecipe(Block):
         """Optimiser steps of the whole training."""
         return self.epochs * -(-self.epoch_clips // self.batch_size)
 
-    def wanted_rate(self, model: str) -> float | Literal["search"]:
-        """Peak learning rate of `model`, or "search"."""
-        if isinstance(self.learning_rate, dict):
-            if model not in self.learning_rate:
+    def of(self, model: str) -> Self:
+        """The recipe of one model: its differences laid over, its learning rate a number or "search".
+
+        Raises:
+            UserError: no learning rate for the model, or a difference that is no valid recipe.
+        """
+        own = merge(self.model_dump(exclude={"per_model"}), self.per_model.get(model) or {})
+        if isinstance(own["learning_rate"], dict):
+            if model not in own["learning_rate"]:
                 raise UserError(f"learning_rate has no value for {model}; write learning_rate: {{{model}: 1.0e-4}}")
-            return self.learning_rate[model]
-        return self.learning_rate
+            own["learning_rate"] = own["learning_rate"][model]
+        try:
+            return type(self).model_validate(own)
+        except ValidationError as error:
+            raise UserError(explain(error, type(self), prefix=("per_model", model))) from None
 
     def rate(self, model: str) -> float:
         """Peak learning rate of `model`. UserError if it is still to be searched."""
-        rate = self.wanted_rate(model)
-        if rate == SEARCH:
+        rate = self.of(model).learning_rate
+        if not isinstance(rate, float):
             raise UserError(f"learning_rate of {model} is still to be searched; write a number")
         return rate
 
     def searches(self) -> bool:
         """Whether the learning rate of any model is searched."""
         rates = self.learning_rate.values() if isinstance(self.learning_rate, dict) else [self.learning_rate]
-        return SEARCH in rates
+        return SEARCH in rates or any((own or {}).get("learning_rate") == SEARCH for own in self.per_model.values())
 
 
 class TrainRecipe(HeadRecipe):
@@ -204,4 +215,6 @@ LI_ET_AL = dict(
     select="best_loss",
     patience=10,
     augment=dict(mixup=0.0, wavmix=0.0, frame_shift=0.0),
+    # Their script for ATST-Frame (docs/decisions.md): a lower rate that decays from layer to layer.
+    per_model={"ATST-F": dict(learning_rate=1e-3, layer_decay=0.75)},
 )

@@ -128,7 +128,7 @@ def train_strong(job: TrainJob, *, inputs: Inputs, weights: Sequence[str], proce
     rates = iter(inputs["rates"])
     outputs = iter(weights)
     for (name, recipe), start in zip(job.recipes.items(), inputs["weights"], strict=True):
-        if recipe.wanted_rate(name) == SEARCH:
+        if recipe.learning_rate == SEARCH:
             chosen = json.loads(Path(next(rates)).read_text())["learning_rate"]
             recipe = recipe.model_copy(update={"learning_rate": chosen})
         runs = {seed: next(outputs) for seed in job.seeds}
