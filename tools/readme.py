@@ -18,7 +18,7 @@ from framekd.events import active_runs
 from framekd.examples import Example, Examples, read_examples
 from framekd.files import replacing, write_text
 from framekd.metrics import median_filter
-from framekd.units import FRAME_RATE, SAMPLE_RATE
+from framekd.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {
@@ -29,6 +29,7 @@ TITLES = {
     "without_step2": "without Step 2",
 }
 MEDIAN_SECONDS = 0.48
+TRUE, DETECTED, SCORE = "#2b8a57", "#d1641f", "#b7c3d3"
 DEMO_PAGE = """# Results of the demo
 
 `make demo` trains small models on an embedded miniature of real recordings. The numbers show that every stage works.
@@ -104,11 +105,11 @@ def clip_figure(examples: Examples, threshold: float) -> Figure:
     clip = max(examples.clips, key=lambda clip: agreement(clip, classes, threshold))
     found = detections(clip, classes, threshold)
     names = list(dict.fromkeys(name for *_, name in [*sorted(clip.events), *sorted(found)]))
-    figure = Figure(figsize=(9.0, 2.3 + 0.42 * len(names)), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.5, 0.42 * len(names)])
+    figure = Figure(figsize=(9.0, 2.3 + 0.5 * len(names)), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.5, 0.5 * len(names)])
 
     wave = clip.waveform / 32768
-    bins, times, power = spectrogram(wave, SAMPLE_RATE, nperseg=512, noverlap=256)
+    bins, times, power = spectrogram(wave, SAMPLE_RATE, nperseg=1024, noverlap=1024 - FRAME_SAMPLES)
     decibels = 10 * np.log10(power + 1e-10)
     top = decibels.max()
     above.pcolormesh(times, bins / 1000, decibels, vmin=top - 70, vmax=top, cmap="magma", rasterized=True)
@@ -116,17 +117,18 @@ def clip_figure(examples: Examples, threshold: float) -> Figure:
     above.set_title(f"one evaluation clip of the demo ({examples.title})", fontsize=9, loc="left")
 
     stamps = np.arange(clip.scores.shape[1]) / FRAME_RATE
-    for row, name in enumerate(names):
-        score = median_filter(clip.scores.T, seconds=MEDIAN_SECONDS)[:, classes.index(name)]
-        below.fill_between(stamps, row + 0.42, row + 0.42 - 0.8 * score, color="#c9d3df", step="post", linewidth=0)
-        for events, height, colour in ((clip.events, row - 0.26, "#2b8a57"), (found, row + 0.1, "#d1641f")):
+    scores = median_filter(clip.scores.T, seconds=MEDIAN_SECONDS)
+    for row, name in enumerate(names):  # from the top of a row: true events, detections, scores from 0 to 1
+        for events, top, colour in ((clip.events, row - 0.44, TRUE), (found, row - 0.24, DETECTED)):
             spans = [(onset, offset - onset) for onset, offset, label in events if label == name]
-            below.broken_barh(spans, (height - 0.13, 0.26), facecolors=colour)
+            below.broken_barh(spans, (top, 0.17), facecolors=colour)
+        height = row + 0.44 - 0.46 * scores[:, classes.index(name)]
+        below.fill_between(stamps, row + 0.44, height, color=SCORE, step="post", linewidth=0)
     below.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, len(wave) / SAMPLE_RATE), xlabel="seconds")
     below.set_yticks(range(len(names)), [name.split(",")[0] for name in names])
     below.grid(axis="x", color="#e4e8ee", linewidth=0.6)
     below.set_axisbelow(True)
-    for colour, label in (("#2b8a57", "true"), ("#d1641f", f"detected (score > {threshold:g})"), ("#c9d3df", "score")):
+    for colour, label in ((TRUE, "true"), (DETECTED, f"detected (score > {threshold:g})"), (SCORE, "score, 0 to 1")):
         below.broken_barh([], (0, 0), facecolors=colour, label=label)
     figure.legend(*below.get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False, fontsize=8)
     return figure
@@ -154,7 +156,7 @@ def main() -> None:
 
     examples = read_examples(given.results / "evaluation" / "students" / "proposed.examples.npz")
     with replacing(ROOT / "docs" / "clip.png") as aside:
-        clip_figure(examples, given.threshold).savefig(aside, dpi=110, facecolor="white")
+        clip_figure(examples, given.threshold).savefig(aside, dpi=100, facecolor="white")
 
 
 if __name__ == "__main__":
