@@ -1,0 +1,58 @@
+"""tools/readme.py: the numbers it prints, and the clip it draws."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from framekd.examples import Example, Examples
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ["Bell", "Moo, cow"]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("readme_tool", ROOT / "tools" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def clip(name: str, frames: slice, score: float = 0.9) -> Example:
+    """A clip with a true bell from 2 to 4 s, and with scores of a bell in `frames`."""
+    scores = np.full((2, 250), 0.01, np.float32)
+    scores[0, frames] = score
+    noise = np.random.default_rng(0).integers(-3000, 3000, 160_000).astype(np.int16)
+    return Example(name, noise, [(2.0, 4.0, "Bell")], scores)
+
+
+def test_the_table_has_one_number_per_cell_and_the_papers_row(tool):
+    rows = [
+        (setting, model, mean, published)
+        for setting, mean, published in [("li_et_al", 1.26, 40.9), ("proposed", 30.04, 45.8)]
+        for model in ("ATST-F", "average")
+    ]
+    table = pd.DataFrame(rows, columns=["setting", "model", "mean", "published"])
+    lines = tool.results_table(table).splitlines()
+    assert lines[0] == "| PSDS1, percent | ATST-F | average |"
+    assert lines[2].endswith("| 1.3 | 1.3 |") and lines[3] == "| **proposed** | 30.0 | 30.0 |"
+    assert lines[4] == "| *the paper: proposed* | *45.8* | *45.8* |" and len(lines) == 5
+
+
+def test_detections_are_the_filtered_scores_above_the_threshold(tool):
+    assert tool.detections(clip("a", slice(50, 100)), CLASSES, 0.5) == [(2.0, 4.04, "Bell")]
+    assert tool.detections(clip("a", slice(50, 53)), CLASSES, 0.5) == []
+
+
+def test_the_clip_whose_detections_fit_best_is_drawn(tool):
+    clips = [clip("silent", slice(0, 0)), clip("late", slice(80, 130)), clip("right", slice(50, 100))]
+    values = [tool.agreement(one, CLASSES, 0.5) for one in clips]
+    assert values[0] < values[1] < values[2] and values[2] == pytest.approx(100 / 101)
+    figure = tool.clip_figure(Examples("students", CLASSES, 0.04, clips), 0.5)
+    below = figure.axes[1]
+    assert [label.get_text() for label in below.get_yticklabels()] == ["Bell"]
+    spans = [path.get_extents() for bars in below.collections[:2] for path in bars.get_paths()]
+    assert [(box.x0, box.x1) for box in spans] == [(2.0, 4.0), (2.0, 4.04)]
