@@ -2,7 +2,7 @@
 
 from framekd.pipeline import job_log
 
-with job_log(snakemake.log[0], threads=snakemake.threads):
+with job_log(snakemake):
     from framekd.jobs import ReportJob
     from framekd.pipeline.report import report
 

@@ -1,5 +1,8 @@
 """Parts of the stages that the small run cannot see from outside."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -138,15 +141,29 @@ def reference_names(model):
     return out
 
 
+def given(tmp_path):
+    """What Snakemake gives a script, as far as its log goes."""
+    log, params = [str(tmp_path / "job.log")], SimpleNamespace(job={"version": 1})
+    return SimpleNamespace(rule="a", log=log, threads=1, params=params, input=["in"], output=["out"])
+
+
 def test_a_users_mistake_in_a_job_is_one_sentence_in_its_log(tmp_path):
-    log = tmp_path / "job.log"
-    with pytest.raises(SystemExit) as left, job_log(str(log), threads=1):
+    with pytest.raises(SystemExit) as left, job_log(given(tmp_path)):
         raise UserError("the file x is not there")
-    assert left.value.code == 1 and log.read_text() == "framekd: the file x is not there\n"
+    assert left.value.code == 1 and (tmp_path / "job.log").read_text() == "framekd: the file x is not there\n"
+    assert not (tmp_path / "job.json").exists()
 
 
 def test_an_error_of_ours_leaves_its_traceback_in_the_log(tmp_path):
-    log = tmp_path / "job.log"
-    with pytest.raises(ZeroDivisionError), job_log(str(log), threads=1):
+    with pytest.raises(ZeroDivisionError), job_log(given(tmp_path)):
         print(1 / 0)
-    assert "Traceback" in log.read_text() and "ZeroDivisionError" in log.read_text()
+    log = (tmp_path / "job.log").read_text()
+    assert "Traceback" in log and "ZeroDivisionError" in log
+
+
+def test_a_job_that_ends_well_leaves_its_record(tmp_path):
+    with job_log(given(tmp_path)):
+        print("done")
+    assert (tmp_path / "job.log").read_text() == "done\n"
+    found = json.loads((tmp_path / "job.json").read_text())
+    assert (found["rule"], found["job"], found["inputs"], found["outputs"]) == ("a", {"version": 1}, ["in"], ["out"])

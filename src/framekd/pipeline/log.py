@@ -5,26 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from framekd.config import UserError
+from framekd.files import write_json
 from framekd.memory import keep_freed_memory
 
 
 @contextlib.contextmanager
-def job_log(path: str, *, threads: int) -> Iterator[None]:
-    """Run a stage: write its output to `path`, and limit numerical libraries to `threads` cores.
+def job_log(snakemake: Any) -> Iterator[None]:
+    """Run a stage: write its output to its log, and limit numerical libraries to its threads.
 
-    A user's mistake becomes one sentence in the log and exit code 1. Any other error leaves its traceback there.
+    A user's mistake becomes one sentence in the log and exit code 1. Any other error leaves its traceback there. A job
+    that ends well leaves its record beside the log (see :func:`record`).
+
+    Args:
+        snakemake: the object of this name that Snakemake gives a script: rule, log, threads, params, input, output.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = str(threads)
+        os.environ[name] = str(snakemake.threads)
     keep_freed_memory()
+    log, began = Path(snakemake.log[0]), time.time()
     with (
-        Path(path).open("w", buffering=1) as stream,
+        log.open("w", buffering=1) as stream,
         _descriptors_to(stream),
         contextlib.redirect_stdout(stream),
         contextlib.redirect_stderr(stream),
@@ -40,6 +47,19 @@ def job_log(path: str, *, threads: int) -> Iterator[None]:
         except BaseException:
             traceback.print_exc(file=stream)
             raise
+        write_json(log.with_suffix(".json"), record(snakemake, began))
+
+
+def record(snakemake: Any, began: float) -> dict[str, Any]:
+    """What a finished job was: the rule, the whole job, the files it read and wrote, and when it ran."""
+    return {
+        "rule": snakemake.rule,
+        "job": snakemake.params.job,
+        "inputs": sorted({str(path) for path in snakemake.input}),
+        "outputs": sorted({str(path) for path in snakemake.output}),
+        "began": round(began, 3),
+        "seconds": round(time.time() - began, 3),
+    }
 
 
 @contextlib.contextmanager
