@@ -1,6 +1,6 @@
 """List every clip that the labels name, with its splits and its shard."""
 
-from framekd.pipeline import job_log
+from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
     from framekd.jobs import ClipsJob
@@ -8,6 +8,6 @@ with job_log(snakemake):
 
     list_clips(
         ClipsJob.model_validate(snakemake.params.job),
-        labels=dict(snakemake.input.items()),
+        labels=named(snakemake.input),
         out=snakemake.output[0],
     )

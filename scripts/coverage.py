@@ -1,6 +1,6 @@
 """Count what was acquired, and stop before any training if it is too little."""
 
-from framekd.pipeline import job_log
+from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
     from framekd.jobs import CoverageJob
@@ -8,6 +8,6 @@ with job_log(snakemake):
 
     coverage(
         CoverageJob.model_validate(snakemake.params.job),
-        inputs=dict(snakemake.input.items()),
+        inputs=named(snakemake.input),
         out=snakemake.output[0],
     )

@@ -1,6 +1,6 @@
 """Average the logits of all teachers of a setting over the training clips."""
 
-from framekd.pipeline import job_log
+from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
     from framekd.jobs import EnsembleJob
@@ -8,6 +8,6 @@ with job_log(snakemake):
 
     average(
         EnsembleJob.model_validate(snakemake.params.job),
-        inputs=dict(snakemake.input.items()),
+        inputs=named(snakemake.input),
         out=snakemake.output[0],
     )

@@ -1,6 +1,6 @@
 """Score every model of a setting on the evaluation clips; of teachers, their ensemble too."""
 
-from framekd.pipeline import job_log
+from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
     from framekd.jobs import EvaluateJob
@@ -8,6 +8,6 @@ with job_log(snakemake):
 
     evaluate(
         EvaluateJob.model_validate(snakemake.params.job),
-        inputs=dict(snakemake.input.items()),
-        out=dict(snakemake.output.items()),
+        inputs=named(snakemake.input),
+        out=named(snakemake.output),
     )

@@ -1,6 +1,6 @@
 """Fetch AudioSet's label files, or copy local ones."""
 
-from framekd.pipeline import job_log
+from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
     from framekd.jobs import LabelsJob
@@ -8,5 +8,5 @@ with job_log(snakemake):
 
     get_labels(
         LabelsJob.model_validate(snakemake.params.job),
-        out=dict(snakemake.output.items()),
+        out=named(snakemake.output),
     )

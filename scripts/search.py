@@ -1,6 +1,6 @@
 """Train one learning rate of a search, and judge it."""
 
-from framekd.pipeline import job_log
+from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
     from framekd.jobs import SearchJob
@@ -9,7 +9,7 @@ with job_log(snakemake):
 
     try_rate(
         SearchJob.model_validate(snakemake.params.job),
-        inputs=dict(snakemake.input.items()),
+        inputs=named(snakemake.input),
         out=snakemake.output[0],
         processes=processes(snakemake.resources.get("gpu", 0)),
     )

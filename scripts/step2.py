@@ -1,6 +1,6 @@
 """Step 2: train on AudioSet Weak."""
 
-from framekd.pipeline import job_log
+from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
     from framekd.jobs import Step2Job
@@ -8,7 +8,7 @@ with job_log(snakemake):
 
     train_weak(
         Step2Job.model_validate(snakemake.params.job),
-        inputs=dict(snakemake.input.items()),
+        inputs=named(snakemake.input),
         weights=list(snakemake.output.weights),
         processes=processes(snakemake.resources.get("gpu", 0)),
     )

@@ -1,6 +1,6 @@
 """Step 3: train teachers or students of one setting."""
 
-from framekd.pipeline import job_log
+from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
     from framekd.jobs import TrainJob
@@ -8,7 +8,7 @@ with job_log(snakemake):
 
     train_strong(
         TrainJob.model_validate(snakemake.params.job),
-        inputs=dict(snakemake.input.items()),
+        inputs=named(snakemake.input),
         weights=list(snakemake.output.weights),
         processes=processes(snakemake.resources.get("gpu", 0)),
     )

@@ -62,6 +62,11 @@ def record(snakemake: Any, began: float) -> dict[str, Any]:
     }
 
 
+def named(files: Any) -> dict[str, Any]:
+    """Snakemake's inputs or outputs as a plain dict: name → path, or list of paths."""
+    return {name: value if isinstance(value, str) else list(value) for name, value in files.items()}
+
+
 @contextlib.contextmanager
 def _descriptors_to(stream: TextIO) -> Iterator[None]:
     """Redirect file descriptors 1 and 2 too: child processes and C libraries write to these."""

@@ -127,7 +127,7 @@ def train_strong(job: TrainJob, *, inputs: Inputs, weights: Sequence[str], proce
     """
     rates = iter(inputs["rates"])
     outputs = iter(weights)
-    for (name, recipe), start in zip(job.recipes.items(), inputs["weights"], strict=True):
+    for recipe, start in zip(job.recipes.values(), inputs["weights"], strict=True):
         if recipe.learning_rate == SEARCH:
             chosen = json.loads(Path(next(rates)).read_text())["learning_rate"]
             recipe = recipe.model_copy(update={"learning_rate": chosen})
