@@ -1,12 +1,12 @@
-"""How fast the models are: front end, forward, forward + backward; ours, and beside it the authors' code.
+"""Time the models: front end, forward, forward + backward; with --peer also the authors' code.
 
     python benchmarks/models.py --threads 2 --batch 4
     python benchmarks/models.py --peer PATH_OF_A_CHECKOUT        (fschmid56/PretrainedSED; its packages importable)
     python benchmarks/models.py --device cuda --dtype bfloat16 --compile --batch 256 --sequence-model bigru
 
-Ours and the peer are timed in turn, step by step, in one process, so that a busy machine slows both; a figure is the
-median over the repetitions, a ratio is the median of the ratios of neighbouring steps.  The peer's constructor fetches
-ImageNet weights for fPaSST: that one function is replaced by nothing while it is imported.
+Steps of both are timed in turn in one process, so that other load slows both. A time is the median over the repeats; a
+ratio is the median of the ratios of neighbouring steps. The peer's fPaSST would download ImageNet weights when it is
+built; that function is replaced by one that does nothing.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from typing import Any
 
 import torch
 
+from framekd.config import MODELS
 from framekd.memory import keep_freed_memory
-from framekd.models import PAPER_MODELS, FrameModel, build_model, linear
+from framekd.models import FrameModel, build_model
 
 SECONDS = 10
 STEPS = ["front end", "forward", "forward + backward"]
@@ -39,7 +40,7 @@ PEER = {  # name: (module, class, width of its sequence)
 
 
 class Peer:
-    """The authors' model behind the two calls that are timed."""
+    """The authors' model, with the two methods that are timed."""
 
     def __init__(self, name: str, sequence_model: str | None) -> None:
         module, kind, width = PEER[name]
@@ -62,6 +63,8 @@ class Peer:
 
 
 class Ours:
+    """This package's model, with the two methods that are timed."""
+
     def __init__(self, name: str, sequence_model: str | None, sizes: dict[str, Any] | None, compiled: bool) -> None:
         self.model: FrameModel = build_model(name, sequence_model=sequence_model, sizes=sizes)
         self.model.init_weights(torch.Generator().manual_seed(0))
@@ -77,7 +80,7 @@ class Ours:
 
 
 def steps(side: Ours | Peer, waveform: torch.Tensor, autocast: Callable[[], Any]) -> dict[str, Callable[[], None]]:
-    """The three timed steps; training is in train mode, dropout included."""
+    """Make the three steps; training includes dropout."""
     side.model.eval()
     with torch.no_grad():
         mel = side.frontend(waveform).detach()
@@ -113,7 +116,7 @@ def seconds_of(step: Callable[[], None], device: torch.device, clock: Callable[[
 
 
 def measure(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
-    """Rows of one model: one a step, with times per clip and, beside a peer, the ratio."""
+    """Time one model: a row per step with the time per clip and, with a peer, the ratio."""
     device = torch.device(args.device)
     dtype = getattr(torch, args.dtype)
     autocast = contextlib.nullcontext if dtype == torch.float32 else lambda: torch.autocast(args.device, dtype=dtype)
@@ -153,7 +156,7 @@ def measure(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
 
 
 def peak_memory(step: Callable[[], None], device: torch.device) -> float:
-    """MiB: the allocator's peak on a GPU; on a CPU the process's peak so far (it never falls)."""
+    """Peak memory in MiB: of the step on a GPU, of the whole process so far on a CPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         step()
@@ -163,19 +166,17 @@ def peak_memory(step: Callable[[], None], device: torch.device) -> float:
 
 
 def flops(side: Ours | Peer, waveform: torch.Tensor, *, training: bool) -> float:
-    """Floating point operations of matrix products and attention, counted by torch."""
+    """Count the floating point operations of a batch with torch's counter: products, convolutions, attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
     side.model.eval()
-    before, linear.USE_ONEDNN = linear.USE_ONEDNN, False  # torch's counter does not know that product
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         side.forward(side.frontend(waveform))
-    linear.USE_ONEDNN = before
     return counter.get_total_flops() * (3.0 if training else 1.0)
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, clock: Callable[[], float]) -> float:
-    """Floating point operations a second of a large square product: what this machine really reaches."""
+    """Measure the floating point operations per second of a large square matrix product."""
     side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device, dtype=dtype)
     times = []
@@ -201,14 +202,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(PAPER_MODELS))
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--sequence-model", choices=["bigru"], help="the teacher instead of the student")
+    parser.add_argument("--sequence-model", choices=["bigru"], help="time the teacher, not the student")
     parser.add_argument("--sizes", type=json.loads, help='such as \'{"width": 96, "depth": 2, "heads": 2}\'')
     parser.add_argument(
         "--cpu-seconds",
@@ -216,18 +217,18 @@ def main() -> None:
         action="store_const",
         const=time.process_time,
         default=time.perf_counter,
-        help="count the process's own CPU seconds (with --threads 1, where others are at work too)",
+        help="time in CPU seconds of this process (for --threads 1 on a shared machine)",
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile every block")
-    parser.add_argument("--peer", help="checkout of the authors' repository, timed beside ours")
-    parser.add_argument("--markdown", type=Path, help="write the table there")
+    parser.add_argument("--compile", action="store_true", help="apply torch.compile to the blocks")
+    parser.add_argument("--peer", help="checkout of the authors' repository, which is timed too")
+    parser.add_argument("--markdown", type=Path, help="file to which the table is written")
     args = parser.parse_args()
     if args.peer and args.sizes:
-        parser.error("the peer has the paper's sizes only: leave out --sizes")
+        parser.error("--sizes does not work with --peer, which has the paper's sizes only")
     if args.peer:
-        here = str(Path(__file__).resolve().parent)  # it holds this file, which is called as the peer's package is
+        here = str(Path(__file__).resolve().parent)  # models.py here would hide the peer's package
         sys.path[:] = [str(Path(args.peer).resolve()), *(p for p in sys.path if p != here)]
-    keep_freed_memory()  # as every job of ours does; the peer, in the same process, gains by it too
+    keep_freed_memory()  # as in every job; it applies to the peer too
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     args.matmul_peak = matmul_peak(torch.device(args.device), getattr(torch, args.dtype), args.clock)

@@ -22,8 +22,8 @@ from framekd.checkpoints import (
     read_weights,
     save_checkpoint,
 )
-from framekd.config import UserError
-from framekd.models import MODELS, PAPER_MODELS, build_model
+from framekd.config import MODELS, UserError
+from framekd.models import ENCODERS, build_model
 
 FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
 THEIRS = {"ATST-F": "ATST-F", "BEATs": "BEATs", "fPaSST": "fpasst", "M2D": "M2D", "ASiT": "ASIT"}
@@ -90,7 +90,7 @@ def wide():
     return build
 
 
-@pytest.fixture(scope="module", params=PAPER_MODELS)
+@pytest.fixture(scope="module", params=MODELS)
 def full(request):
     """Each model at the paper's sizes, one at a time."""
     return build_model(request.param)
@@ -99,7 +99,7 @@ def full(request):
 # -- our own format --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_round_trip_is_exact_to_the_bit(name, tmp_path):
     model = small(name, sequence_model="bigru", n_clip_classes=9)
     save_checkpoint(tmp_path / "a", model, classes=CLASSES, provenance={"step": 3}, extra={"note": "é"})
@@ -230,7 +230,7 @@ def test_matching_heads_are_taken_and_others_kept(wide):
     assert model.clip_head.weight.all()
 
 
-@pytest.mark.parametrize("name", PAPER_MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_damage_is_named_and_changes_nothing(name, wide):
     model, state = wide(name), their_file(name, "strong_1")
     with torch.no_grad():
@@ -243,7 +243,7 @@ def test_damage_is_named_and_changes_nothing(name, wide):
         ({**state, key + "x": state[key]}, rf"unexpected: {key}x \(1 in all\)"),
         ({**state, key: torch.zeros(5)}, rf"of another shape: encoder.{ours}.* \(5,\) in the file.*\(1 in all\)"),
         ({}, "it is empty"),
-        ({**state, "epoch": 3}, "'epoch' is no tensor"),
+        ({**state, "epoch": 3}, "'epoch' is not a tensor"),
     ]
     other = their_file("M2D" if name != "M2D" else "ASiT", "strong_1")
     cases.append((other, f"not {name}'s as it is built here: missing: .*unexpected: "))

@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
-from framekd.config import UserError
-from framekd.models import MODELS, PAPER_MODELS, build_from_spec, build_model, depth_groups, spec
+from framekd.config import MODELS, UserError
+from framekd.models import ENCODERS, attention_pool, build_from_spec, build_model
 from framekd.models.beats import Beats
 
 SMALL = {"width": 64, "depth": 2, "heads": 2, "mlp_ratio": 2, "rnn_hidden": 16}
@@ -18,7 +18,7 @@ LENGTHS = {"ATST-F": 250, "BEATs": 496, "fPaSST": 250, "M2D": 62, "ASiT": 497, "
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Small models gain nothing from threads, and lose much to a busy machine."""
+    """Threads make models this small slower on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,7 +38,7 @@ def noise(batch: int, seconds: float, seed: int = 0) -> torch.Tensor:
     return 0.2 * torch.randn(batch, int(16_000 * seconds), generator=seeded(seed))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_shapes_follow_the_duration(name):
     model = small(name, n_clip_classes=5)
     for seconds, frames in ((10, 250), (4, 100), (1, 25)):
@@ -57,11 +57,11 @@ def test_shapes_follow_the_duration(name):
             torch.testing.assert_close(direct, cached)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_clip_is_the_same_alone_and_in_any_batch(name):
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_clip_alone_and_in_a_batch_agree_to_rounding(name):
     model = small(name, sequence_model="bigru")
     clips = noise(3, 2)
-    clips[1] *= 0.001  # a quiet clip beside loud ones
+    clips[1] *= 0.001  # a quiet clip next to loud ones
     clips[2, 8000:] = 0.0
     together_mel = model.frontend(clips)
     together = model(together_mel)
@@ -72,12 +72,12 @@ def test_a_clip_is_the_same_alone_and_in_any_batch(name):
             torch.testing.assert_close(alone, batched[i : i + 1], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("sequence_model", [None, "bigru"])
 def test_gradients_reach_every_trainable_parameter(name, sequence_model):
     model = small(name, sequence_model=sequence_model).train()
     model.generator = seeded(11)
-    model.encoder.kept_layers = lambda generator: [True] * 2  # a dropped layer rightly has no gradient
+    model.encoder.kept_layers = lambda generator: [True] * 2  # a dropped layer has no gradient
     frames, clips = model(model.frontend(noise(2, 4)))
     (frames.square().sum() + clips.square().sum()).backward()
     for key, parameter in model.named_parameters():
@@ -86,13 +86,13 @@ def test_gradients_reach_every_trainable_parameter(name, sequence_model):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
 
 
-def test_frozen_parameters_are_the_statistics_alone():
-    frozen = {n: [k for k, p in small(n).named_parameters() if not p.requires_grad] for n in MODELS}
+def test_only_m2ds_statistics_are_frozen():
+    frozen = {n: [k for k, p in small(n).named_parameters() if not p.requires_grad] for n in ENCODERS}
     assert {n: k for n, k in frozen.items() if k} == {"M2D": ["encoder.norm_stats"]}
 
 
 @pytest.mark.parametrize("name", ["BEATs", "fPaSST"])
-def test_training_draws_come_from_the_generator_alone(name):
+def test_random_numbers_in_training_come_only_from_the_generator(name):
     model = small(name).train()
     clips = noise(2, 4)
 
@@ -104,7 +104,7 @@ def test_training_draws_come_from_the_generator_alone(name):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = run(1)
-    assert torch.equal(torch.get_rng_state(), before), "the global generator's state must stay as it was"
+    assert torch.equal(torch.get_rng_state(), before), "the state of the global generator must not change"
     torch.manual_seed(99)
     assert all(torch.equal(a, b) for a, b in zip(first, run(1)))
     assert not torch.equal(first[1], run(2)[1])
@@ -113,7 +113,7 @@ def test_training_draws_come_from_the_generator_alone(name):
     assert torch.equal(quiet, model(model.frontend(clips, generator=seeded(5)), generator=seeded(5))[0])
 
 
-def test_without_a_generator_nothing_is_drawn_and_a_warning_says_so_once():
+def test_without_a_generator_there_is_no_dropout_and_one_warning():
     model = small("BEATs")
     mel = model.frontend(noise(1, 2))
     expected = model(mel)[0]
@@ -126,18 +126,18 @@ def test_without_a_generator_nothing_is_drawn_and_a_warning_says_so_once():
         model(mel)
 
 
-def test_layerdrop_and_dropout_have_their_rates():
+def test_layerdrop_and_dropout_have_the_configured_rates():
     model = small("BEATs").train()
     generator = seeded(0)
     kept = [k for _ in range(500) for k in model.encoder.kept_layers(generator)]
     assert abs(1 - sum(kept) / len(kept) - 0.05) < 0.02
     model.encoder.kept_layers = lambda generator: [False, False]
     mel = model.frontend(noise(2, 4))
-    dropped = model.encode(mel, generator=seeded(1))  # no layers: what is left ends in a dropout
+    dropped = model.encode(mel, generator=seeded(1))  # without layers the output is a dropout's
     assert abs((dropped == 0).float().mean() - 0.1) < 0.01
 
 
-def test_fpassts_jitter_moves_the_band_edges_within_their_range():
+def test_fpassts_jitter_keeps_the_band_edges_in_their_range():
     front_end = small("fPaSST").train().encoder.front_end
     generator = seeded(0)
     filters = [front_end.filters(generator) for _ in range(40)]
@@ -146,8 +146,8 @@ def test_fpassts_jitter_moves_the_band_edges_within_their_range():
     assert torch.equal(front_end.filters(None), front_end.banks)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_attention_head_gives_probabilities_and_logits_that_agree(name):
+@pytest.mark.parametrize("name", ENCODERS)
+def test_probabilities_and_logits_agree(name):
     model = small(name, head="attention")
     assert model.head_outputs == "probabilities" and small(name).head_outputs == "logits"
     mel = model.frontend(noise(2, 2))
@@ -160,8 +160,8 @@ def test_attention_head_gives_probabilities_and_logits_that_agree(name):
         torch.testing.assert_close(z.sigmoid(), p)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_seed_makes_the_weights(name):
+@pytest.mark.parametrize("name", ENCODERS)
+def test_equal_seeds_give_equal_weights(name):
     def built(seed: int):
         model = build_model(name, sizes={**SMALL, **EXTRA.get(name, {})}, n_classes=3, sequence_model="bigru")
         return model.init_weights(seeded(seed)).state_dict()
@@ -169,11 +169,11 @@ def test_a_seed_makes_the_weights(name):
     one, same, other = built(1), built(1), built(2)
     assert all(torch.equal(one[k], same[k]) for k in one)
     constant = {k for k in one if torch.equal(one[k], other[k])}
-    for key in constant:  # only biases, norms and what starts at a constant may coincide
+    for key in constant:  # biases, norms and other constants
         assert key.endswith(("bias", "norm_stats", "grep_a")) or "norm" in key, key
 
 
-def test_new_heads():
+def test_new_heads_have_their_sizes_and_their_scale():
     model = small("tiny", sequence_model="bigru")
     model.new_heads(11, 4, seeded(0))
     assert (model.n_classes, model.n_clip_classes) == (11, 4)
@@ -187,12 +187,12 @@ def test_new_heads():
     assert abs(model.frame_head.weight.std() - 0.01) < 1e-3
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_specification_round_trip(name):
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_model_is_rebuilt_from_its_specification(name):
     model = small(name, n_clip_classes=5, sequence_model="bigru")
-    described = json.loads(json.dumps(spec(model)))
+    described = json.loads(json.dumps(model.spec()))
     rebuilt = build_from_spec(described)
-    assert spec(rebuilt) == described
+    assert rebuilt.spec() == described
     rebuilt.load_state_dict(model.state_dict())
     for key in ("sample_rate", "frame_seconds", "front_end"):
         with pytest.raises(UserError, match=key):
@@ -201,28 +201,28 @@ def test_specification_round_trip(name):
         build_from_spec({k: v for k, v in described.items() if k != "head"})
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_depth_groups_cover_the_encoder(name):
     model = small(name, sizes={"depth": 3})
-    groups = depth_groups(model)
+    groups = model.depth_groups()
     assert len(groups) == 3
     names = [n for group in groups for n in group]
     assert sorted(names) == sorted(n for n, _ in model.named_parameters() if n.startswith("encoder."))
     assert any("blocks.2." in n for n in groups[0]) and not any("blocks.2." in n for n in groups[1] + groups[2])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_front_end_stays_in_fp32(name):
     model = small(name)
     clips = noise(2, 1)
     expected = model.frontend(clips)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(model.frontend(clips), expected, atol=0, rtol=0)
-    if name != "M2D":  # its statistics are weights, and are cast with them
+    if name != "M2D":  # its statistics are parameters and are cast too
         torch.testing.assert_close(copy.deepcopy(model).bfloat16().frontend(clips), expected, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("name", PAPER_MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_silence_and_clicks_stay_finite(name):
     model = small(name)
     clips = torch.zeros(3, 16_000)
@@ -232,7 +232,7 @@ def test_silence_and_clicks_stay_finite(name):
         assert torch.isfinite(output).all()
 
 
-def test_longer_and_shorter_audio_is_refused_or_handled():
+def test_audio_of_an_unsupported_length_is_refused():
     for name in ("ATST-F", "fPaSST"):
         model = small(name)
         with pytest.raises(UserError, match="windows of 10 s"):
@@ -241,7 +241,7 @@ def test_longer_and_shorter_audio_is_refused_or_handled():
         model = small(name)
         assert model.encode(model.frontend(noise(1, 12))).shape[1] == length
         assert model(model.frontend(noise(1, 12)))[0].shape[2] == 300
-    for name in MODELS:
+    for name in ENCODERS:
         model = small(name)
         with pytest.raises(UserError, match="pad it with zeros"):
             model.frontend(noise(1, 0.01))
@@ -251,16 +251,16 @@ def test_longer_and_shorter_audio_is_refused_or_handled():
             model.frontend(torch.zeros(1, 16_000, dtype=torch.int16))
 
 
-def test_the_position_grid_of_asit_is_a_switch():
+def test_asits_position_grid_can_be_switched():
     released, other = small("ASiT"), small("ASiT", sizes={"position_grid": "time-first"})
     assert not torch.allclose(released.encoder.positions(998, 128), other.encoder.positions(998, 128))
-    # read in the patches' own order, a table of the right size is used as it is
+    # a table of the right size in the patches' order is not resized
     assert torch.equal(other.encoder.positions(592, 128), other.encoder.pos_embed)
     with pytest.raises(UserError, match="position_grid"):
         small("ASiT", sizes={"position_grid": "sideways"})
 
 
-def test_what_does_not_exist_is_named():
+def test_unknown_names_and_sizes_are_refused():
     with pytest.raises(UserError, match=r"no model called 'PaSST'.*ATST-F"):
         build_model("PaSST")
     with pytest.raises(UserError, match=r"no size called 'widht'.*width"):
@@ -275,8 +275,7 @@ def test_what_does_not_exist_is_named():
         build_model("tiny", sizes={"mlp": 3, "mlp_ratio": 2})
 
 
-def test_relative_bias_is_the_table_read_pair_by_pair():
-    """The Toeplitz view against the definition, entry by entry."""
+def test_relative_bias_of_each_pair_is_the_tables_entry():
     encoder: Beats = small("BEATs").encoder
     length = 200
     bias = encoder.bias(length)[0]
@@ -301,9 +300,56 @@ def test_gated_attention_is_softmax_attention_with_a_scaled_bias():
     torch.testing.assert_close(attention(x, bias, dropout=0.0), expected)
 
 
+def test_position_convolution_sees_half_a_kernel_to_either_side():
+    """The convolution with weight normalisation against its definition, output by output."""
+    conv = small("BEATs").encoder.pos_conv
+    taps, group = conv.kernel, 64 // conv.groups
+    torch.nn.init.normal_(conv.gain, generator=seeded(1))
+    torch.nn.init.normal_(conv.bias, generator=seeded(2))
+    x = torch.randn(2, 21, 64, generator=seeded(3))
+    weight = conv.gain * conv.direction / conv.direction.square().sum((0, 1)).sqrt()
+    padded = torch.nn.functional.pad(x, (0, 0, taps // 2, taps // 2))
+    for t in (0, 7, 20):
+        for channel in (0, 13, 63):
+            inputs = slice(channel // group * group, (channel // group + 1) * group)
+            expected = (padded[:, t : t + taps, inputs] * weight[channel].T).sum((1, 2)) + conv.bias[channel]
+            torch.testing.assert_close(conv(x)[:, t, channel], torch.nn.functional.gelu(expected))
+
+
+def test_fpassts_token_sees_its_column_and_the_next():
+    patch = small("fPaSST").encoder.patch_embed
+    x = torch.randn(2, 4, 128, 5, generator=seeded(0))
+    weight, bias = patch.proj.weight, patch.proj.bias
+    for t in range(5):
+        pair = torch.nn.functional.pad(x, (0, 1))[..., t : t + 2]
+        expected = torch.einsum("bcft,wcft->bw", pair, weight) + bias
+        torch.testing.assert_close(patch(x)[:, t], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_sequence_model_is_a_bidirectional_gru():
+    model = small("tiny", sequence_model="bigru", sizes={"rnn_layers": 2})
+    assert isinstance(model.rnn, torch.nn.GRU) and model.rnn.bidirectional and model.rnn.num_layers == 2
+    features = torch.randn(1, 30, 64, generator=seeded(0))
+    changed = features.clone()
+    changed[:, 15] += 1.0
+    difference = (model.classify(changed)[0] - model.classify(features)[0]).abs().amax(dim=(0, 1))
+    assert difference[0] > 0 and difference[-1] > 0, "a frame must change predictions before and after it"
+
+
+def test_attention_pooling_is_a_weighted_mean_over_frames():
+    frames, attention = torch.randn(2, 3, 9, 4, generator=seeded(0)), torch.randn(2, 3, 9, 4, generator=seeded(1))
+    pooled = attention_pool(frames, attention)
+    assert pooled.shape == (2, 3, 4)
+    weights = attention[1, 2].exp() / attention[1, 2].exp().sum(1, keepdim=True)
+    expected = sum(weights[t] * frames[1, 2, t].sigmoid() for t in range(9)) / weights.sum(0)
+    torch.testing.assert_close(pooled[1, 2], expected)
+    torch.testing.assert_close(attention_pool(frames[0], attention[0]), pooled[0])
+    torch.testing.assert_close(attention_pool(frames, torch.zeros_like(frames)), frames.sigmoid().mean(-2))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_gpu_agrees_with_cpu_and_draws_from_a_cpu_generator(name):
     model = small(name, sequence_model="bigru")
     clips = noise(2, 4)

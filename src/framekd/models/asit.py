@@ -1,4 +1,4 @@
-"""ASiT (Ahmed et al. 2024): ViT-B on 16 × 16 patches of 128 mels, time-major, class token kept in the sequence."""
+"""ASiT (Ahmed et al. 2024): ViT-B on 16 × 16 patches of 128 mels in time-major order, with a class token."""
 
 from typing import Any, ClassVar
 
@@ -8,20 +8,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
-from framekd.models.encoder import Encoder, ReferenceLayout
+from framekd.models.encoder import NORM_EPS, Encoder, PatchEmbed, ReferenceLayout, blocks, tokens
 from framekd.models.mel import KaldiMel
-from framekd.models.transformer import NORM_EPS, PatchEmbed, blocks, tokens
 
 PATCH = 16
 GRIDS = {"frequency-first": (8, 37), "time-first": (37, 8)}
 
 
 class Asit(Encoder):
-    """The sequence is the class token and then the patches, frequency varying fastest: 497 for 10 s.
+    """The output is the class token and then the patches, frequency varying fastest: 497 tokens for 10 s.
 
-    `position_grid`: how the table of 296 positions is read before it is resized to (time, 8).  "frequency-first"
-    (8 × 37) is what the released weights were trained with, although the patches are time-major; "time-first"
-    (37 × 8) is for a table stored in the patches' own order.
+    Extra size `position_grid`: how the table of 296 positions is read before it is resized to (time, 8).
+    "frequency-first" (8 × 37) is how the released weights were trained, although the patches are time-major.
+    "time-first" (37 × 8) is for a table in the order of the patches.
     """
 
     SIZES: ClassVar = {
@@ -37,7 +36,7 @@ class Asit(Encoder):
     def __init__(self, *, width: int, depth: int, heads: int, mlp: int, position_grid: str, **_: Any) -> None:
         super().__init__()
         if position_grid not in GRIDS:
-            raise UserError(f"ASiT's position_grid is one of {', '.join(GRIDS)}; not {position_grid!r}.")
+            raise UserError(f"ASiT's position_grid must be one of {', '.join(GRIDS)}, not {position_grid!r}.")
         self.front_end = KaldiMel(window="hann", scale=1.0, centre_clip=True, mean=-4.2677393, std=4.5689974)
         self.embed_dim = width
         self.grid = GRIDS[position_grid]
@@ -64,8 +63,8 @@ class Asit(Encoder):
             x = block(x)
         return self.norm(x)
 
-    def positions(self, frames: int, bins: int) -> Tensor:
-        """[1, 1 + tokens, width]: the table as it is where its size fits, else resized bicubically."""
+    def positions(self, frames: int, bins: int) -> Float[Tensor, "1 length width"]:
+        """Read the positions of a spectrogram; the table is resized bicubically unless its size fits."""
         if frames * bins == self.grid[0] * self.grid[1] * PATCH * PATCH:
             return self.pos_embed
         table = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, self.grid)

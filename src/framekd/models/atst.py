@@ -7,17 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
-from framekd.models.encoder import Encoder, ReferenceLayout
-from framekd.models.linear import Linear
+from framekd.models.encoder import NORM_EPS, Encoder, ReferenceLayout, blocks, tokens
 from framekd.models.mel import DecibelMel
-from framekd.models.transformer import NORM_EPS, blocks, tokens
 
 PATCH_FRAMES = 4
 POSITIONS = 250
 
 
 class Atst(Encoder):
-    """64 mels × 4 frames a token, positions 1…250, no class token, queries, keys and values without bias."""
+    """Tokens of 64 mels × 4 frames, positions 1…250, no class token; queries, keys and values have no bias."""
 
     SIZES: ClassVar = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "rnn_hidden": 2048}
     REFERENCE = ReferenceLayout(
@@ -32,9 +30,9 @@ class Atst(Encoder):
         super().__init__()
         self.front_end = DecibelMel()
         self.embed_dim = width
-        self.mask_embed = tokens(1, width)  # only self-supervised training uses it; kept for the published files
+        self.mask_embed = tokens(1, width)  # unused here; published files have it
         self.pos_embed = tokens(POSITIONS + 1, width)  # entry 0 is unused
-        self.patch_embed = Linear(PATCH_FRAMES * 64, width)
+        self.patch_embed = nn.Linear(PATCH_FRAMES * 64, width)
         self.blocks = blocks(width, depth, heads, mlp, qkv_bias=False)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 

@@ -10,13 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
-from framekd.models.biased import biased_attention
-from framekd.models.dropout import dropout as drop
 from framekd.models.encoder import Encoder, ReferenceLayout
-from framekd.models.linear import Linear
-from framekd.models.longconv import same_conv
 from framekd.models.mel import KaldiMel
-from framekd.models.transformer import patch_conv
 
 PATCH = 16
 BUCKETS = 320
@@ -24,7 +19,7 @@ MAX_DISTANCE = 800
 
 
 class PositionConv(nn.Module):
-    """Grouped convolution over the token sequence with weight normalisation per tap, then GELU."""
+    """Grouped convolution over the tokens with weight normalisation per tap, then GELU; `kernel` is even."""
 
     def __init__(self, width: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -34,8 +29,9 @@ class PositionConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        weight = torch._weight_norm(self.direction, self.gain, 2)
-        return F.gelu(same_conv(x, weight, self.bias, groups=self.groups))
+        weight = self.direction * (self.gain / self.direction.norm(dim=(0, 1), keepdim=True))
+        y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        return F.gelu(y[..., : x.shape[1]].transpose(1, 2))
 
 
 class GatedAttention(nn.Module):
@@ -44,53 +40,64 @@ class GatedAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.k_proj = Linear(width, width)
-        self.v_proj = Linear(width, width)
-        self.q_proj = Linear(width, width)
-        self.out_proj = Linear(width, width)
-        self.grep_linear = Linear(width // heads, 8)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.grep_linear = nn.Linear(width // heads, 8)
         self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
 
-    def forward(self, x: Tensor, bias: Float[Tensor, "1 heads tokens tokens"], *, dropout: float) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        bias: Float[Tensor, "1 heads tokens tokens"],
+        *,
+        dropout: float,
+    ) -> Float[Tensor, "batch tokens width"]:
         batch, length, width = x.shape
         q, k, v = (
             layer(x).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = biased_attention(q, k, v, self.gate(q), bias, dropout=dropout)
+        mask = (self.gate(q) * bias).to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
 
     def gate(self, q: Float[Tensor, "batch heads tokens dim"]) -> Float[Tensor, "batch heads tokens 1"]:
-        """2 + a (b·grep_a - 1) with a, b the sigmoids of two sums of four linear outputs of the query."""
-        weight = self.grep_linear.weight.view(2, 4, -1).sum(1)
-        pair = F.linear(q, weight, self.grep_linear.bias.view(2, 4).sum(1)).sigmoid()
-        first, second = pair[..., :1], pair[..., 1:]
-        return first * (second * self.grep_a - 1.0) + 2.0
+        """a (b grep_a - 1) + 2, where a and b are the sigmoids of sums of four linear outputs of the query."""
+        a, b = self.grep_linear(q).unflatten(-1, (2, 4)).sum(-1).sigmoid().split(1, dim=-1)
+        return a * (b * self.grep_a - 1.0) + 2.0
 
 
 class PostNormBlock(nn.Module):
-    """Post-norm block with DeepNorm's residual weight: LN(a x + f(x))."""
+    """Post-norm block with DeepNorm's residual weight a: LN(a x + f(x))."""
 
     def __init__(self, width: int, heads: int, hidden: int, *, residual: float) -> None:
         super().__init__()
         self.residual = residual
         self.self_attn = GatedAttention(width, heads)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, bias: Tensor, dropout: float = 0.0, attention_dropout: float = 0.0) -> Tensor:
-        mixed = drop(self.self_attn(x, bias, dropout=attention_dropout), dropout)
-        x = self.self_attn_layer_norm(torch.add(mixed, x, alpha=self.residual))
-        hidden = drop(self.fc2(F.gelu(self.fc1(x))), dropout)
-        return self.final_layer_norm(torch.add(hidden, x, alpha=self.residual))
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        bias: Float[Tensor, "1 heads tokens tokens"],
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ) -> Float[Tensor, "batch tokens width"]:
+        mixed = F.dropout(self.self_attn(x, bias, dropout=attention_dropout), dropout)
+        x = self.self_attn_layer_norm(self.residual * x + mixed)
+        hidden = F.dropout(self.fc2(F.gelu(self.fc1(x))), dropout)
+        return self.final_layer_norm(self.residual * x + hidden)
 
 
 class Beats(Encoder):
-    """Tokens are time-major patches (62 × 8 for 10 s); the relative bias runs over the flattened sequence.
+    """Tokens are time-major patches (62 × 8 for 10 s); relative positions are distances in the flattened sequence.
 
-    Extra sizes: `patch_dim` (channels of the patch convolution), `pos_kernel`, `pos_groups`, and the rates that hold in
+    Extra sizes: `patch_dim` (channels of the patch convolution), `pos_kernel`, `pos_groups`, and rates that apply in
     training with a generator: `dropout` (input and residual branches), `attention_dropout`, `layerdrop`.
     """
 
@@ -145,7 +152,7 @@ class Beats(Encoder):
         self.embed_dim = width
         self.patch_embedding = nn.Conv2d(1, patch_dim, kernel_size=PATCH, stride=PATCH, bias=False)
         self.layer_norm = nn.LayerNorm(patch_dim)
-        self.post_extract_proj = Linear(patch_dim, width)
+        self.post_extract_proj = nn.Linear(patch_dim, width)
         self.pos_conv = PositionConv(width, pos_kernel, pos_groups)
         self.position_norm = nn.LayerNorm(width)
         self.relative_bias = nn.Embedding(BUCKETS, heads)
@@ -159,9 +166,9 @@ class Beats(Encoder):
             raise UserError(f"BEATs needs at least {PATCH} spectrogram frames (0.18 s), not {mel.shape[-1]}; pad it.")
         drops = self.training and generator is not None
         rate, attention_rate = (self.dropout, self.attention_dropout) if drops else (0.0, 0.0)
-        x = patch_conv(mel.transpose(2, 3), self.patch_embedding).flatten(2).transpose(1, 2)
-        x = drop(self.post_extract_proj(self.layer_norm(x)), rate)
-        x = drop(self.position_norm(x + self.pos_conv(x)), rate)
+        x = self.patch_embedding(mel.transpose(2, 3)).flatten(2).transpose(1, 2)
+        x = F.dropout(self.post_extract_proj(self.layer_norm(x)), rate)
+        x = F.dropout(self.position_norm(x + self.pos_conv(x)), rate)
         bias = self.bias(x.shape[1])
         for block, keep in zip(self.blocks, self.kept_layers(generator if drops else None)):
             if keep:
@@ -169,14 +176,14 @@ class Beats(Encoder):
         return x
 
     def kept_layers(self, generator: torch.Generator | None) -> list[bool]:
-        """Which layers this batch passes: all, or each with probability 1 - layerdrop in training."""
+        """Draw which layers this batch passes through: each with probability 1 - layerdrop, all without a generator."""
         if generator is None:
             return [True] * len(self.blocks)
         draws = torch.rand(len(self.blocks), generator=generator, device=generator.device)
         return (draws > self.layerdrop).tolist()
 
     def bias(self, length: int) -> Float[Tensor, "1 heads length length"]:
-        """The table's entry for every pair (query, key): a function of key - query alone, looked up once."""
+        """Look up the bias of every (query, key) pair, which depends on the distance key - query only."""
         buckets = relative_buckets(length, self.relative_bias.weight.device)
         diagonals = self.relative_bias(buckets).T  # [heads, 2 length - 1], distance ascending
         rows = diagonals.unfold(1, length, 1)  # row r: distances r - (length - 1) …; the query is length - 1 - r
@@ -184,7 +191,7 @@ class Beats(Encoder):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None) -> None:
-        """DeepNorm's start: Xavier with gain (8 depth)^-1/4 for values, outputs and the MLP."""
+        """Draw all weights anew as DeepNorm does: Xavier, with gain (8 depth)^-1/4 for values, outputs and the MLP."""
         small = (8.0 * len(self.blocks)) ** -0.25
         for name, part in self.named_modules():
             if isinstance(part, nn.Linear):
@@ -206,8 +213,8 @@ class Beats(Encoder):
 
 @functools.lru_cache(maxsize=64)
 def relative_buckets(length: int, device: torch.device) -> Tensor:
-    """Bucket of every distance key - query in -(length - 1) … length - 1: exact to 79, then logarithmic to 800."""
-    with torch.inference_mode(False):  # a cached inference tensor could not take part in a later backward pass
+    """Buckets of the distances key - query = -(length - 1) … length - 1: exact up to 79, then logarithmic to 800."""
+    with torch.inference_mode(False):  # autograd cannot use a cached inference tensor
         distance = torch.arange(1 - length, length)
         half, exact = BUCKETS // 2, BUCKETS // 4
         size = distance.abs()

@@ -9,33 +9,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
-from framekd.models.encoder import Encoder, ReferenceLayout
-from framekd.models.linear import linear
+from framekd.models.encoder import NORM_EPS, Encoder, ReferenceLayout, blocks, tokens
 from framekd.models.mel import EmphasisMel
-from framekd.models.transformer import NORM_EPS, blocks, init_vit, tokens
 
 BINS = 128
 POSITIONS = 250
 
 
 class TimePatch(nn.Module):
-    """The projection of two 40-ms columns to a token; a module of its own for the published names."""
+    """Projection of two 40-ms columns to a token; a module of its own because published files name it so."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(channels, width, kernel_size=(BINS, 2), padding=(0, 1))
+        self.proj = nn.Conv2d(channels, width, kernel_size=(BINS, 2))
 
     def forward(self, x: Float[Tensor, "batch channels bins time"]) -> Float[Tensor, "batch time width"]:
-        """Token t sees columns t and t + 1 (the last one a zero column): a matrix product over unfolded pairs."""
-        batch, channels, bins, time = x.shape
-        pairs = F.pad(x, (0, 1)).unfold(3, 2, 1).permute(0, 3, 1, 2, 4).reshape(batch, time, channels * bins * 2)
-        return linear(pairs, self.proj.weight.flatten(1), self.proj.bias)
+        """Token t sees the columns t and t + 1; the column after the last one is zero."""
+        return self.proj(F.pad(x, (0, 1))).squeeze(2).transpose(1, 2)
 
 
 class FPasst(Encoder):
-    """Three convolutions to 40 ms and 32 bands, reshaped to 128 rows, one token a column, two extra tokens.
+    """Three convolutions to 40 ms and 32 bands, reshaped to 128 rows; one token per column, and two extra tokens.
 
-    `stem`: channels of the convolutions; the last must be a multiple of 4.
+    Extra size `stem`: channels of the convolutions; the last is a multiple of 4.
     """
 
     SIZES: ClassVar = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "rnn_hidden": 1024, "stem": [16, 32, 64]}
@@ -45,7 +41,7 @@ class FPasst(Encoder):
     def __init__(self, *, width: int, depth: int, heads: int, mlp: int, stem: Sequence[int], **_: Any) -> None:
         super().__init__()
         if len(stem) != 3 or stem[2] % 4:
-            raise UserError(f"fPaSST's stem is three channel counts, the last a multiple of 4; not {list(stem)}.")
+            raise UserError(f"fPaSST's stem must be three channel counts, the last a multiple of 4, not {list(stem)}.")
         self.front_end = EmphasisMel()
         self.embed_dim = width
         self.conv_in_1 = nn.Conv2d(1, stem[0], 3, stride=2, padding=1)
@@ -82,8 +78,8 @@ class FPasst(Encoder):
             x = block(x)
         return self.norm(x[:, 2:])
 
-    def positions(self, length: int, generator: torch.Generator | None) -> Tensor:
-        """[1, length, width]: the first positions, or in training a random window of them for a shorter clip."""
+    def positions(self, length: int, generator: torch.Generator | None) -> Float[Tensor, "1 length width"]:
+        """Read the first `length` positions; in training, a random window of the table."""
         start = 0
         if self.training and generator is not None and length < POSITIONS:
             draw = torch.randint(1 + POSITIONS - length, (1,), generator=generator, device=generator.device)
@@ -91,14 +87,12 @@ class FPasst(Encoder):
         table = self.time_new_pos_embed[:, :, 0, start : start + length] + self.freq_new_pos_embed[:, :, 0]
         return table.transpose(1, 2)
 
-    def init_weights(self, generator: torch.Generator | None) -> None:
-        init_vit(self, generator)
-
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """DeiT-B distilled 384 (ImageNet, RGB, 24 × 24 patches) → this spectrogram model, as its authors start it.
+        """Convert DeiT-B distilled 384 (ImageNet, RGB, 24 × 24 patches), the authors' start of this model.
 
-        Patch filters: channels repeated to ours and scaled to keep the sum, reshaped to 128 × 2.  Position grid:
-        bicubic to 1 × 250, its mean over time becomes the frequency position.  The stem keeps its own values.
+        The patch filters' channels are repeated to our number, scaled to keep their sum, and reshaped to 128 × 2. The
+        position grid is resized bicubically to 1 × 250; its mean over time becomes the frequency position. The stem
+        keeps its values.
         """
         if "pos_embed" not in state:
             return state

@@ -1,10 +1,10 @@
 """Equations (1)–(3) of the paper: encoder → 40-ms frames → optional BiGRU → heads, the same for every architecture.
 
-    z = align(encoder(mel))          (1) a sequence of embeddings, one a 40-ms frame
+    z = align(encoder(mel))          (1) a sequence of embeddings, one per 40-ms frame
     s = BiGRU(z)  or  s = z          (2) the teachers' sequence model
     ŷ = W s + b                      (3) frame logits; a second layer on the mean over time gives clip logits
 
-An architecture is an `Encoder` (`framekd.models.encoder`): its docstring is the contract a further one has to keep.
+`framekd.models.encoder.Encoder` states what an architecture provides.
 """
 
 import contextlib
@@ -20,19 +20,23 @@ from torch import Tensor, nn
 
 from framekd.config import UserError
 from framekd.models.encoder import Encoder
-from framekd.models.gru import BiGRU
-from framekd.models.mel import SAMPLE_RATE, duration_frames
+from framekd.units import CLIP_FRAMES, FRAME_SAMPLES, FRAME_SECONDS, MEL_HOP, SAMPLE_RATE
 
-FRAME_SECONDS = 0.04
 HEADS = ("linear", "attention")
 SEQUENCE_MODELS = (None, "bigru")
 
 
 class FrameModel(nn.Module):
-    """An encoder with frame and clip predictions; built by `framekd.models.build_model`.
+    """An encoder with frame and clip predictions; `framekd.models.build_model` builds it.
 
-    Attributes: name, sizes (resolved), n_classes, n_clip_classes, sequence_model, head, head_outputs ("logits" or
-    "probabilities": what `forward` gives), embed_dim, sample_rate, frame_seconds, generator (see `encode`).
+    Attributes:
+        name: the architecture's name.
+        sizes: all sizes of the architecture and the BiGRU.
+        n_classes, n_clip_classes: classes of the frame and the clip predictions.
+        sequence_model: None or "bigru".
+        head: "linear" or "attention".
+        embed_dim: channels of the encoder's output.
+        generator: default source of random numbers in training mode (see `encode`).
     """
 
     sample_rate = SAMPLE_RATE
@@ -53,8 +57,8 @@ class FrameModel(nn.Module):
         n_clip_classes = n_classes if n_clip_classes is None else n_clip_classes
         if head not in HEADS or sequence_model not in SEQUENCE_MODELS:
             raise UserError(
-                f"head is one of {HEADS} and sequence_model one of {SEQUENCE_MODELS}; "
-                f"got head={head!r}, sequence_model={sequence_model!r}."
+                f"head must be one of {HEADS} and sequence_model one of {SEQUENCE_MODELS}, "
+                f"not head={head!r}, sequence_model={sequence_model!r}."
             )
         if head == "attention" and n_clip_classes != n_classes:
             raise UserError(
@@ -70,14 +74,14 @@ class FrameModel(nn.Module):
         self.rnn: nn.GRU | None = None
         if sequence_model == "bigru":
             hidden, layers = int(sizes["rnn_hidden"]), int(sizes["rnn_layers"])
-            self.rnn = BiGRU(features, hidden, layers=layers)
+            self.rnn = nn.GRU(features, hidden, num_layers=layers, batch_first=True, bidirectional=True)
             features = 2 * hidden
         self.frame_head = nn.Linear(features, n_classes)
         self.clip_head = nn.Linear(features, n_clip_classes)
 
     @property
     def head_outputs(self) -> str:
-        """What `forward` gives: "logits" (linear head) or "probabilities" (attention head)."""
+        """What `forward` returns by default: "logits" (linear head) or "probabilities" (attention head)."""
         return "logits" if self.head == "linear" else "probabilities"
 
     # -- equation (1) ------------------------------------------------------------------------------------------
@@ -85,18 +89,20 @@ class FrameModel(nn.Module):
     def frontend(
         self, waveform: Float[Tensor, "batch samples"], *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch 1 bins frames"]:
-        """Normalised log-mel of a 16-kHz waveform in -1..1, in fp32 whatever the autocast.
+        """Compute the normalised log-mel spectrogram of a 16-kHz waveform in -1..1, in fp32 under any autocast.
 
-        fPaSST's filters jitter only in training mode with a generator (this argument or `self.generator`).
+        fPaSST jitters its filters in training mode with a generator (this argument, else `self.generator`).
         """
         return self.encoder.frontend(waveform, generator=self._draws(generator))
 
     def encode(
         self, mel: Float[Tensor, "batch 1 bins frames"], *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch length width"]:
-        """The encoder's own sequence.  In training mode every random number (BEATs' dropout and layerdrop, fPaSST's
-        position window) comes from `generator`, else from `self.generator`; with neither, nothing is drawn (no
-        dropout), and a warning says so once.  The state of torch's global generators is left as it was.
+        """Compute the encoder's sequence.
+
+        In training mode all random numbers (BEATs' dropout and layerdrop, fPaSST's position window) come from
+        `generator`, else from `self.generator`. With neither there is no dropout, and the model warns once. The
+        states of torch's global generators do not change.
         """
         generator = self._draws(generator)
         if generator is None:
@@ -106,8 +112,10 @@ class FrameModel(nn.Module):
         with seeded_from(generator, mel.device):
             return self.encoder(mel, generator=generator)
 
-    def align(self, seq: Float[Tensor, "batch length width"], n_frames: int = 250) -> Tensor:
-        """Resample a sequence to `n_frames`: longer ones are pooled, shorter ones interpolated linearly."""
+    def align(
+        self, seq: Float[Tensor, "batch length width"], n_frames: int = CLIP_FRAMES
+    ) -> Float[Tensor, "batch n_frames width"]:
+        """Resample a sequence to `n_frames`: average pooling of longer ones, linear interpolation of shorter ones."""
         length = seq.shape[1]
         if length > n_frames:
             return F.adaptive_avg_pool1d(seq.transpose(1, 2), n_frames).transpose(1, 2)
@@ -116,9 +124,9 @@ class FrameModel(nn.Module):
         return seq
 
     def n_frames(self, mel: Float[Tensor, "batch 1 bins frames"]) -> int:
-        """How many 40-ms frames the clip behind this spectrogram has: 250 for 10 s, 100 for 4 s."""
-        extra = self.encoder.front_end.extra_hops
-        return duration_frames(mel.shape[-1], extra, frame_seconds=self.frame_seconds)
+        """Count the 40-ms frames of the clip of a spectrogram: 250 for 10 s, 100 for 4 s."""
+        hops = mel.shape[-1] + self.encoder.front_end.extra_hops
+        return max(1, math.floor(hops * MEL_HOP / FRAME_SAMPLES + 0.5))
 
     def features(
         self,
@@ -127,7 +135,7 @@ class FrameModel(nn.Module):
         n_frames: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch time width"]:
-        """The aligned sequence, before sequence model and heads: what a frozen encoder can cache."""
+        """Compute the aligned sequence, the input of `classify`; a frozen encoder can cache it."""
         seq = self.encode(mel, generator=generator)
         return self.align(seq, n_frames=self.n_frames(mel) if n_frames is None else n_frames)
 
@@ -136,26 +144,29 @@ class FrameModel(nn.Module):
     def classify(
         self, features: Float[Tensor, "batch time width"], *, outputs: str | None = None
     ) -> tuple[Float[Tensor, "batch classes time"], Float[Tensor, "batch clip_classes"]]:
-        """Frame and clip predictions of aligned features.
+        """Compute frame and clip predictions of aligned features.
 
-        `outputs`: "logits" or "probabilities"; None gives the head's own (`head_outputs`).  The attention head's
-        frame logits are exact; its clip logits are the logit of the pooled probability, kept within ±16.
+        Args:
+            features: output of `features`.
+            outputs: "logits" or "probabilities"; None means `head_outputs`. Clip logits of the attention head are
+                the logits of the pooled probabilities, limited to ±16.
+
+        Raises:
+            UserError: `outputs` is another string.
         """
         outputs = outputs or self.head_outputs
         if outputs not in ("logits", "probabilities"):
-            raise UserError(f'outputs is "logits" or "probabilities", not {outputs!r}.')
+            raise UserError(f'outputs must be "logits" or "probabilities", not {outputs!r}.')
         if self.rnn is not None:
             features, _ = self.rnn(features)
         frame_logits = self.frame_head(features)
         if self.head == "linear":
             pair = frame_logits.transpose(1, 2), self.clip_head(features.mean(dim=1))
             return pair if outputs == "logits" else (pair[0].sigmoid(), pair[1].sigmoid())
-        attention = self.clip_head(features).softmax(dim=-1).clamp(min=1e-7, max=1.0)
-        frame_probabilities = frame_logits.sigmoid()
-        clip = (frame_probabilities * attention).sum(dim=1) / attention.sum(dim=1)
+        clip = attention_pool(frame_logits, self.clip_head(features))
         if outputs == "logits":
             return frame_logits.transpose(1, 2), torch.logit(clip.float(), eps=1e-7)
-        return frame_probabilities.transpose(1, 2), clip
+        return frame_logits.sigmoid().transpose(1, 2), clip
 
     def forward(
         self,
@@ -165,9 +176,13 @@ class FrameModel(nn.Module):
         generator: torch.Generator | None = None,
         outputs: str | None = None,
     ) -> tuple[Float[Tensor, "batch classes time"], Float[Tensor, "batch clip_classes"]]:
-        """(frame, clip) predictions of a spectrogram; `n_frames` follows from its length (250 for 10 s).
+        """Compute frame and clip predictions of a spectrogram.
 
-        Logits from the linear head, probabilities from the attention head, unless `outputs` says otherwise.
+        Args:
+            mel: output of `frontend`.
+            n_frames: frames of the output; None means the clip's duration (250 for 10 s).
+            generator: random numbers in training mode; see `encode`.
+            outputs: "logits" or "probabilities"; see `classify`.
         """
         return self.classify(self.features(mel, n_frames=n_frames, generator=generator), outputs=outputs)
 
@@ -181,10 +196,19 @@ class FrameModel(nn.Module):
         *,
         std: float | None = None,
     ) -> "FrameModel":
-        """Replace both heads by fresh ones; returns the model.
+        """Replace both heads by new ones.
 
-        PyTorch's default (uniform within ±1/√inputs), or weights N(0, std) and zero biases when `std` is given
-        (0.01: the heads of Li et al.).  `n_clip_classes` defaults to `n_classes`.
+        Args:
+            n_classes: classes of the frame predictions; None keeps the number.
+            n_clip_classes: classes of the clip predictions; None means n_classes.
+            generator: source of the weights.
+            std: see `init_linear`; Li et al. use 0.01.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            UserError: an attention head with unequal numbers of classes.
         """
         n_classes = self.n_classes if n_classes is None else n_classes
         n_clip_classes = n_classes if n_clip_classes is None else n_clip_classes
@@ -199,7 +223,7 @@ class FrameModel(nn.Module):
         return self
 
     def init_weights(self, generator: torch.Generator | None) -> "FrameModel":
-        """Draw every parameter anew from `generator` (on the parameters' device); returns the model."""
+        """Draw all parameters anew from `generator` (on their device) and return the model itself."""
         self.encoder.init_weights(generator)
         self.init_sequence_model(generator)
         init_linear(self.frame_head, generator)
@@ -208,14 +232,17 @@ class FrameModel(nn.Module):
 
     @torch.no_grad()
     def init_sequence_model(self, generator: torch.Generator | None) -> None:
-        """Draw the BiGRU anew (PyTorch's default, uniform within ±1/√hidden); nothing to do without one."""
+        """Draw the BiGRU anew, if there is one: PyTorch's default, uniform within ±1/√hidden."""
         for weight in () if self.rnn is None else self.rnn.parameters():
             bound = 1.0 / math.sqrt(self.sizes["rnn_hidden"])
             nn.init.uniform_(weight, -bound, bound, generator=generator)
 
     def depth_groups(self) -> list[list[str]]:
-        """Names of the encoder's parameters by depth, top first: the last block (with the final norm) … the first
-        block with everything before it.  Twelve groups at the paper's sizes; heads and BiGRU are in none.
+        """Group the names of the encoder's parameters by depth, for layer-wise learning rates.
+
+        Returns:
+            One list per block, the last block (with the final norm) first; the first block's list holds everything
+            before that block too. Heads and BiGRU are in none.
         """
         owner = {id(p): len(self.encoder.blocks) - 1 for p in self.encoder.parameters()}
         for depth, block in enumerate(reversed(self.encoder.blocks)):
@@ -228,13 +255,13 @@ class FrameModel(nn.Module):
         return groups
 
     def compile_blocks(self, **options: Any) -> "FrameModel":
-        """torch.compile every transformer block on its own: one graph shared by all, layerdrop stays possible."""
+        """Apply torch.compile to each transformer block (so that layerdrop still works) and return the model itself."""
         for block in self.encoder.blocks:
             block.compile(**options)
         return self
 
     def spec(self) -> dict[str, Any]:
-        """Everything that rebuilds this model (`framekd.models.build_from_spec`), JSON-able."""
+        """Describe the model as JSON values, from which `framekd.models.build_from_spec` rebuilds it."""
         return {
             "model": self.name,
             "sizes": dict(self.sizes),
@@ -257,16 +284,24 @@ class FrameModel(nn.Module):
             self._warned = True
             warnings.warn(
                 f"{self.name} is in training mode without a generator: dropout and layerdrop are off. "
-                "Give generator=, or set model.generator.",
+                "Pass generator=, or set model.generator.",
                 stacklevel=3,
             )
 
 
+def attention_pool(
+    frame_logits: Float[Tensor, "*batch frames classes"], attention_logits: Float[Tensor, "*batch frames classes"]
+) -> Float[Tensor, "*batch classes"]:
+    """Pool frame probabilities over time to clip probabilities, weighted by a softmax over the classes (DESED)."""
+    attention = attention_logits.softmax(dim=-1).clamp(min=1e-7, max=1.0)
+    return (frame_logits.sigmoid() * attention).sum(dim=-2) / attention.sum(dim=-2)
+
+
 @contextlib.contextmanager
 def seeded_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Seed torch's default generators (CPU, and `device`) from one draw of `generator`; restore them afterwards.
+    """Seed torch's default generators (CPU and `device`) with one draw from `generator`; restore them on exit.
 
-    So the fused dropout kernels, which know only the default generators, draw from the generator given.
+    Dropout can only draw from the default generators.
     """
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     devices = [device] if device.type == "cuda" else []
@@ -280,7 +315,7 @@ def seeded_from(generator: torch.Generator, device: torch.device) -> Iterator[No
 
 @torch.no_grad()
 def init_linear(layer: nn.Linear, generator: torch.Generator | None, *, std: float | None = None) -> None:
-    """PyTorch's default for a linear layer from a generator; with `std`, weights N(0, std) and zero biases."""
+    """Draw a linear layer: PyTorch's default (uniform within ±1/√inputs), or with `std` N(0, std) and zero biases."""
     if std is not None:
         nn.init.normal_(layer.weight, std=std, generator=generator)
         nn.init.zeros_(layer.bias)
@@ -288,29 +323,3 @@ def init_linear(layer: nn.Linear, generator: torch.Generator | None, *, std: flo
     bound = 1.0 / math.sqrt(layer.in_features)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-
-
-def resolve_sizes(name: str, defaults: Mapping[str, Any], sizes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The defaults with `sizes` over them; `mlp_ratio` stands for mlp = ratio × width.
-
-    Raises UserError for a key that the model does not have, and for heads that do not divide the width.
-    """
-    given, defaults = dict(sizes or {}), {**defaults, "rnn_layers": defaults.get("rnn_layers", 2)}
-    allowed = sorted({*defaults, "mlp_ratio"})
-    unknown = sorted(set(given) - set(allowed))
-    if unknown:
-        raise UserError(f"{name} has no size called {unknown[0]!r}; its sizes are {', '.join(allowed)}.")
-    if "mlp" in given and "mlp_ratio" in given:
-        raise UserError("Give mlp (hidden units) or mlp_ratio (times width), not both.")
-    ratio = given.pop("mlp_ratio", None)
-    resolved = {**defaults, **given}
-    if ratio is not None:
-        resolved["mlp"] = round(ratio * resolved["width"])
-    elif "mlp" not in given:  # the architecture's own ratio at another width
-        resolved["mlp"] = defaults["mlp"] * resolved["width"] // defaults["width"]
-    if resolved["width"] % resolved["heads"]:
-        raise UserError(
-            f"{name}: heads ({resolved['heads']}) must divide width ({resolved['width']}); "
-            "change one of the two in sizes."
-        )
-    return resolved

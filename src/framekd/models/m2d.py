@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from framekd.models.encoder import Encoder, ReferenceLayout
+from framekd.models.encoder import NORM_EPS, Encoder, PatchEmbed, ReferenceLayout, blocks, tokens
 from framekd.models.mel import SlaneyMel
-from framekd.models.transformer import NORM_EPS, PatchEmbed, blocks, tokens
 
 PATCH = 16
 ROWS = 5  # frequency patches of 80 mels
@@ -20,7 +19,7 @@ CHUNK_FRAMES = 1001
 class M2d(Encoder):
     """Frequency-major patches and a class token; the five embeddings of a time step are concatenated.
 
-    `norm_stats` (mean, standard deviation of the log-mel) travels with the weights and is never trained.
+    `norm_stats` (mean and standard deviation of the log-mel) is stored with the weights and never trained.
     """
 
     SIZES: ClassVar = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "rnn_hidden": 2048}
@@ -56,12 +55,13 @@ class M2d(Encoder):
     def forward(
         self, mel: Float[Tensor, "batch 1 bins frames"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch length width"]:
-        """Chunks of 1001 frames, each on its own; a last chunk that does not fill its patches is zero padded."""
+        """Encode chunks of 1001 frames separately; the last chunk is padded with zeros to whole patches."""
         mel = F.pad(mel, (0, -(mel.shape[-1] % CHUNK_FRAMES) % PATCH))
         parts = [self.chunk(part) for part in mel.split(CHUNK_FRAMES, dim=-1)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def chunk(self, mel: Tensor) -> Tensor:
+    def chunk(self, mel: Float[Tensor, "batch 1 bins frames"]) -> Float[Tensor, "batch length width"]:
+        """Encode one chunk."""
         x = self.patch_embed(mel)
         batch, width, rows, columns = x.shape
         grid = self.pos_embed[:, 1:].view(1, ROWS, COLUMNS, width)[:, :, :columns]

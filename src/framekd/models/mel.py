@@ -1,10 +1,9 @@
-"""Log-mel front ends of the models: batched, always fp32, on the waveform's device, one clip never touching another.
+"""Log-mel front ends of the models: fp32, on the waveform's device, each clip independent of its batch.
 
-Everything here is fixed by the published models (window, filters, floor, statistics); nothing is learned.  A front
-end takes a waveform [batch, samples] in -1..1 and gives [batch, 1, mel bins, frames].
+The published models fix all constants (window, filters, floor, statistics); nothing is learned. A front end maps a
+waveform [batch, samples] in -1..1 to [batch, 1, mel bins, frames].
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,18 +13,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
+from framekd.units import MEL_HOP, SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
-HOP = 160
 FLOOR = torch.finfo(torch.float32).eps  # the floor of Kaldi's and of M2D's logarithm
-BLOCK = 2**18  # samples of frames at a time on a CPU: 1 MB, what a core's cache holds
-GROUP = 16  # filters in one product
+BLOCK = 2**18  # samples of frames per step on a CPU: 1 MB, the size of a core's cache
+GROUP = 16  # filters per matrix product
 
 
 class FrontEnd(nn.Module):
-    """Base of the front ends: constants that follow the device but keep their precision, and no autocast.
+    """Base class of the front ends. Constants follow the model's device but stay in fp32.
 
-    `extra_hops` + frames = 10-ms hops of the waveform, from which the number of 40-ms output frames follows.
+    Attributes:
+        settings: the constants' origin, stored in checkpoints and compared on loading.
+        extra_hops: 10-ms hops of the waveform minus frames of the spectrogram.
+        shortest: fewest samples of a waveform.
     """
 
     settings: dict[str, object]
@@ -33,10 +34,10 @@ class FrontEnd(nn.Module):
     banks: Tensor
     bands: list[tuple[slice, slice]]
     extra_hops: int = 0
-    shortest: int = 0  # samples
+    shortest: int = 0
 
     def constant(self, name: str, value: Tensor) -> None:
-        """Register a constant that is not part of the state dict."""
+        """Register a constant outside the state dict."""
         self.register_buffer(name, value.float().contiguous(), persistent=False)
         if name == "banks":
             self.bands = narrow(value)
@@ -53,9 +54,14 @@ class FrontEnd(nn.Module):
     def forward(
         self, waveform: Float[Tensor, "batch samples"], *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch 1 bins frames"]:
-        """Normalised log-mel spectrogram.  `generator`: the draws of a front end that jitters in training.
+        """Compute the normalised log-mel spectrogram.
 
-        Raises UserError for a waveform that is not [batch, samples] of floats, or is shorter than one window.
+        Args:
+            waveform: 16-kHz samples in -1..1.
+            generator: random numbers of a front end that jitters in training.
+
+        Raises:
+            UserError: the waveform is not [batch, samples] of floats, or is shorter than a window.
         """
         if waveform.ndim != 2 or not waveform.is_floating_point():
             raise UserError(
@@ -73,16 +79,19 @@ class FrontEnd(nn.Module):
     def log_mel(
         self, waveform: Float[Tensor, "batch samples"], generator: torch.Generator | None
     ) -> Float[Tensor, "batch bins frames"]:
+        """Compute the spectrogram of a checked waveform; each front end defines it."""
         raise NotImplementedError
 
 
-def framed(waveform: Float[Tensor, "batch samples"], *, length: int, centred: bool) -> Tensor:
-    """Overlapping frames every 10 ms as a view; `centred` reflects half a window at both ends first."""
+def framed(
+    waveform: Float[Tensor, "batch samples"], *, length: int, centred: bool
+) -> Float[Tensor, "batch frames length"]:
+    """Cut overlapping frames every 10 ms; `centred` first pads both ends by reflection of half a window."""
     if centred:
         half = length // 2
         before, after = waveform[:, 1 : half + 1].flip(1), waveform[:, -half - 1 : -1].flip(1)
         waveform = torch.cat((before, waveform, after), dim=1)
-    return waveform.unfold(-1, length, HOP)
+    return waveform.unfold(-1, length, MEL_HOP)
 
 
 def mel_power(
@@ -91,10 +100,16 @@ def mel_power(
     bands: Sequence[tuple[slice, slice]],
     window: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "batch bins frames"]:
-    """Filters applied to the power spectrum |FFT(window(frame))|² of every frame; `bands` of the banks by `narrow`.
+    """Apply mel filters to the power spectrum |FFT(window(frame))|² of every frame.
 
-    A CPU takes some frames of one clip at a time, so that everything between the waveform and the result stays in
-    its cache; a GPU takes all at once.  Squares of real and imaginary parts are added within the product.
+    A CPU processes BLOCK samples of a clip at a time, so that intermediate results stay in its cache; a GPU processes
+    all at once. The matrix product with doubled filters adds the squares of real and imaginary parts.
+
+    Args:
+        frames: output of `framed`.
+        banks: filters over the lines of the spectrum.
+        bands: output of `narrow`.
+        window: maps frames to tapered frames as long as the FFT.
     """
     batch, count, length = frames.shape
     mel = frames.new_empty(batch, banks.shape[0], count)
@@ -114,9 +129,9 @@ def mel_power(
 
 
 def narrow(banks: Float[Tensor, "bins half"]) -> list[tuple[slice, slice]]:
-    """Groups of neighbouring filters (rows), and the columns in which they are not all zero.
+    """Find, for each group of neighbouring filters (rows), the columns that are not all zero.
 
-    A mel filter covers a few of the spectrum's lines, so the groups' products are a fifth of the whole.
+    A mel filter covers a few lines of the spectrum, so the products of the groups cost a fifth of the whole product.
     """
     bands = []
     for start in range(0, banks.shape[0], GROUP):
@@ -126,10 +141,9 @@ def narrow(banks: Float[Tensor, "bins half"]) -> list[tuple[slice, slice]]:
 
 
 class DecibelMel(FrontEnd):
-    """ATST-F: 64 HTK mels of a 64-ms Hann window, decibels clipped 80 dB below the clip's own maximum, min-max.
+    """ATST-F: 64 HTK mels of a 64-ms Hann window, decibels limited to 80 dB below the clip's maximum, then min-max.
 
-    torchaudio's AmplitudeToDB takes the maximum over the whole batch; here it is the clip's (a score must not
-    depend on what else is in the batch).
+    The authors take the maximum of the whole batch; with the clip's own, a score does not depend on the batch.
     """
 
     extra_hops = -1
@@ -153,9 +167,9 @@ class DecibelMel(FrontEnd):
 
 
 class KaldiMel(FrontEnd):
-    """Kaldi's filter bank as BEATs (Povey window, 16-bit scale) and ASiT (Hann window, clip mean removed) use it.
+    """Kaldi's filter bank of BEATs (Povey window, 16-bit scale) and ASiT (Hann window, clip mean removed).
 
-    25-ms frames without padding, DC removed and pre-emphasised within each frame, 128 mels of 20–8000 Hz, natural
+    25-ms frames without padding, mean removed and pre-emphasis within each frame, 128 mels of 20–8000 Hz, natural
     logarithm, (x - mean) / (2 std).
     """
 
@@ -175,21 +189,21 @@ class KaldiMel(FrontEnd):
         }
         hann = torch.hann_window(400, periodic=False, dtype=torch.float32)
         taper = hann.pow(0.85) if window == "povey" else hann
-        self.constant("taper", taper * scale)  # scale is a power of two: exact, wherever it is applied
+        self.constant("taper", taper * scale)  # scale is a power of two, thus exact
         self.constant("banks", kaldi_banks(20.0, 8000.0))
         self.centre_clip, self.mean, self.std = centre_clip, mean, std
 
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
-        if self.centre_clip:  # in double: the sum must not depend on how a batch is split among threads
+        if self.centre_clip:  # in double, the mean does not depend on the number of threads
             waveform = waveform - waveform.mean(dim=1, keepdim=True, dtype=torch.float64).float()
         power = mel_power(framed(waveform, length=400, centred=False), self.banks, self.bands, self.tapered)
         return power.clamp_(min=FLOOR).log_().sub_(self.mean).div_(2.0 * self.std)
 
     def tapered(self, frames: Float[Tensor, "*batch 400"]) -> Float[Tensor, "*batch 512"]:
-        """Frames without DC, emphasised and tapered, then zeros up to the points of the FFT.
+        """Remove the mean, emphasise, taper, and pad with zeros to the length of the FFT.
 
-        Emphasis before the taper, product rounded before the difference: frames at the edge of digital silence
-        consist of rounding, and come out as Kaldi's.  The first sample needs no rule, taper[0] is 0.
+        Emphasis comes before the taper and its product is rounded before the difference, as in Kaldi: frames at the
+        edge of digital silence consist of rounding errors. The first sample does not matter: taper[0] is 0.
         """
         frames = frames - frames.mean(dim=-1, keepdim=True)
         emphasised = frames[..., 1:] - frames[..., :-1] * 0.97
@@ -199,9 +213,9 @@ class KaldiMel(FrontEnd):
 
 
 class EmphasisMel(FrontEnd):
-    """fPaSST: pre-emphasised waveform, 25-ms Hann, 128 Kaldi-type mels of 0–7000 Hz, (ln + 4.5) / 5.
+    """fPaSST: pre-emphasised waveform, 25-ms Hann window, 128 Kaldi-type mels of 0–7000 Hz, (ln + 4.5) / 5.
 
-    Given a generator in training mode the band edges jitter once per batch: low in 0..9 Hz, high in 6001..8000 Hz.
+    With a generator in training mode, the band edges are drawn per batch: low in 0..9 Hz, high in 6001..8000 Hz.
     """
 
     extra_hops = 0
@@ -222,7 +236,7 @@ class EmphasisMel(FrontEnd):
         return power.clamp_(min=1e-7).log_().add_(4.5).div_(5.0)
 
     def filters(self, generator: torch.Generator | None) -> Tensor:
-        """The filters of this batch: [128, 257]."""
+        """Return the filters of this batch, [128, 257]."""
         if generator is None or not self.training:
             return self.banks
         low, high = torch.rand(2, generator=generator, device=generator.device, dtype=torch.float64).tolist()
@@ -232,7 +246,7 @@ class EmphasisMel(FrontEnd):
 class SlaneyMel(FrontEnd):
     """M2D: 80 Slaney mels (area normalised) of a 25-ms Hann window, 50–8000 Hz, ln(x + eps).
 
-    The statistics that normalise it are the model's (they come with its checkpoint), see `framekd.models.m2d`.
+    `framekd.models.m2d` normalises it with statistics from the checkpoint.
     """
 
     extra_hops = -1
@@ -253,12 +267,6 @@ class SlaneyMel(FrontEnd):
 
 
 def kaldi_banks(low: float, high: float, *, bins: int = 128, n_fft: int = 512) -> Float[Tensor, "bins half"]:
-    """Triangular filters, equally wide on Kaldi's mel scale; the Nyquist bin stays empty, as Kaldi leaves it."""
+    """Make triangular filters of equal width on Kaldi's mel scale; the Nyquist line has no weight, as in Kaldi."""
     banks, _ = torchaudio.compliance.kaldi.get_mel_banks(bins, n_fft, float(SAMPLE_RATE), low, high, 100.0, -500.0, 1.0)
     return F.pad(banks, (0, 1))
-
-
-def duration_frames(mel_frames: int, extra_hops: int, *, frame_seconds: float = 0.04) -> int:
-    """Output frames for a spectrogram of so many 10-ms frames: 250 for 10 s, 100 for 4 s."""
-    hops_per_frame = frame_seconds * SAMPLE_RATE / HOP
-    return max(1, math.floor((mel_frames + extra_hops) / hops_per_frame + 0.5))

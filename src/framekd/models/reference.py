@@ -1,6 +1,6 @@
-"""Published weight files → our parameters: the authors' names, those of their releases, and the upstream originals.
+"""Loading published weights: the authors' files, their releases, and the files of the original models.
 
-How an architecture's tensors are called stands with it (`Encoder.REFERENCE`); what to do with names is here.
+`Encoder.REFERENCE` holds the names of each architecture; this module translates them.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,21 @@ from framekd.config import UserError
 from framekd.models.encoder import ReferenceLayout
 from framekd.models.frame import FrameModel
 
-HEADS = {"strong_head.": "frame_head.", "weak_head.": "clip_head."}
-RNN = {"seq_model.rnn.": "rnn."}
-ALIAS = ".self_attn.relative_attention_bias.weight"  # one table, stored under the name of each layer
+THEIR_PARTS = {"strong_head.": "frame_head.", "weak_head.": "clip_head.", "seq_model.rnn.": "rnn."}
+HEADS = ("frame_head.", "clip_head.")
+PARTS = (*HEADS, "rnn.")
+ALIAS = ".self_attn.relative_attention_bias.weight"  # BEATs stores its one table under the name of each layer
 
 
 @dataclass(frozen=True)
 class Translation:
-    """A file's tensors under our names, the file's own name of each, and the names that mean nothing to us."""
+    """Tensors of a file under our names.
+
+    Attributes:
+        tensors: by our name.
+        theirs: our name → the file's name.
+        unknown: names in the file that have no translation.
+    """
 
     tensors: dict[str, Tensor]
     theirs: dict[str, str]
@@ -28,29 +35,34 @@ class Translation:
 
 
 def load_reference(model: FrameModel, state_dict: Mapping[str, object], *, heads: bool | str = True) -> FrameModel:
-    """Load published weights into `model`, strictly; returns the model.
+    """Load published weights into a model, strictly.
 
-    state_dict: the authors' parameter names ("model.atst.…"), those of the released files, or an upstream original
-    (plain or inside a dictionary with "model", "state_dict", "teacher" or "student").
-    heads: True: the file must hold this model's heads (and BiGRU) and nothing else.  False: the encoder only, and
-    the BiGRU where both have one.  "matching": those heads that are there and fit; the others keep their values.
+    Args:
+        model: is changed in place.
+        state_dict: tensors under the authors' names ("model.atst.…"), those of the released files or of an original
+            model, plain or inside a dictionary under "model", "state_dict", "teacher" or "student".
+        heads: True requires exactly this model's heads and BiGRU. False loads the encoder, and the BiGRU if both have
+            one. "matching" also loads the heads that are present and fit; the others keep their values.
 
-    Raises UserError naming the first missing, unexpected and mis-shaped tensor; the model is then unchanged.
+    Returns:
+        The model.
+
+    Raises:
+        UserError: the first missing, unexpected and mis-shaped tensor; the model is then unchanged.
     """
     if heads not in (True, False, "matching"):
-        raise UserError(f'heads is True, False or "matching", not {heads!r}.')
+        raise UserError(f'heads must be True, False or "matching", not {heads!r}.')
     layout = model.encoder.REFERENCE
     if layout is None:
-        raise UserError(f"{model.name} has no published weights to load; load_checkpoint reads our own files.")
+        raise UserError(f"{model.name} has no published weights; use load_checkpoint for framekd's own files.")
     found = translate(model, unwrap(state_dict), layout)
-    own = {name: value for name, value in model.state_dict().items()}
+    own = model.state_dict()
     optional = optional_names(own, found, heads)
     wanted = {name for name in own if name not in optional or name in found.tensors}
     skipped = {name for name in found.tensors if name in optional and not fits(own, found, name)}
-    if heads is False:
-        skipped |= {name for name in found.tensors if name.startswith(("frame_head.", "clip_head."))}
-    if heads == "matching" and any(name.startswith("rnn.") and name not in found.tensors for name in own):
-        skipped |= {name for name in found.tensors if name.startswith(("frame_head.", "clip_head."))}
+    rnn_missing = any(name.startswith("rnn.") and name not in found.tensors for name in own)
+    if heads is False or (heads == "matching" and rnn_missing):
+        skipped |= {name for name in found.tensors if name.startswith(HEADS)}
     wanted -= skipped
     refuse_mismatch(model, own, found, wanted, skipped)
     with torch.no_grad():
@@ -60,31 +72,34 @@ def load_reference(model: FrameModel, state_dict: Mapping[str, object], *, heads
 
 
 def optional_names(own: Mapping[str, Tensor], found: Translation, heads: bool | str) -> set[str]:
-    """Names that may be absent or unfitting: none, or heads and BiGRU, according to `heads`."""
-    names = {*own, *found.tensors}
-    parts: tuple[str, ...] = ("frame_head.", "clip_head.", "rnn.") if heads is not True else ()
-    return {name for name in names if name.startswith(parts)} if parts else set()
+    """Return the names that may be missing or mis-shaped: heads and BiGRU, unless `heads` is True."""
+    return set() if heads is True else {name for name in (*own, *found.tensors) if name.startswith(PARTS)}
 
 
 def fits(own: Mapping[str, Tensor], found: Translation, name: str) -> bool:
+    """Whether the model has a tensor of this name and shape."""
     return name in own and own[name].shape == found.tensors[name].shape
 
 
 def unwrap(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a file: plain, or one level down under a usual name."""
+    """Return the tensors of a file, plain or inside a dictionary under a usual key.
+
+    Raises:
+        UserError: the file is empty or holds something that is not a tensor.
+    """
     for key in ("model", "state_dict", "teacher", "student"):
         inner = state_dict.get(key)
         if isinstance(inner, Mapping):
             return unwrap(inner)
     strange = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
     if strange or not state_dict:
-        what = f"{strange[0]!r} is no tensor" if strange else "it is empty"
-        raise UserError(f"These weights are not a dictionary of tensors: {what}.")
+        what = f"{strange[0]!r} is not a tensor" if strange else "it is empty"
+        raise UserError(f"The weights must be a dictionary of tensors: {what}.")
     return {str(name): value for name, value in state_dict.items() if isinstance(value, Tensor)}
 
 
 def translate(model: FrameModel, state: Mapping[str, Tensor], layout: ReferenceLayout) -> Translation:
-    """Our names for a file's tensors: the prefix that explains most of them is the file's layout."""
+    """Translate the names of a file, whose layout is the prefix that yields most of the encoder's names."""
     known = {name for name, _ in model.encoder.named_parameters()}
     candidates = [strip(state, layout, prefix) for prefix in (*layout.prefixes, *layout.upstream)]
     best = max(candidates, key=lambda found: len(known & set(found.tensors)))  # the first of equals
@@ -92,23 +107,24 @@ def translate(model: FrameModel, state: Mapping[str, Tensor], layout: ReferenceL
     tensors, theirs = dict(best.tensors), best.theirs
     unknown = list(best.unknown)
     if upstream:
-        unknown = []  # originals hold other networks too (a student, projectors)
+        unknown = []  # files of original models hold other networks too (a student, projectors)
         tensors = {name: value for name, value in tensors.items() if not name.startswith(layout.dropped)}
         tensors = model.encoder.adapt(tensors)
     encoder = {f"encoder.{name}": value for name, value in merge_aliases(tensors).items()}
     parts = {}
     for name, value in state.items():
-        for head, ours in {**HEADS, **RNN}.items():
-            if name.startswith(head):
-                parts[ours + name.removeprefix(head)] = value
+        for part, ours in THEIR_PARTS.items():
+            if name.startswith(part):
+                parts[ours + name.removeprefix(part)] = value
     names = {f"encoder.{ours}": name for ours, name in theirs.items()}
     return Translation({**encoder, **parts}, names, unknown)
 
 
 def strip(state: Mapping[str, Tensor], layout: ReferenceLayout, prefix: str) -> Translation:
+    """Translate the encoder's tensors, whose names start with `prefix`."""
     tensors, theirs, unknown = {}, {}, []
     for name, value in state.items():
-        if name.startswith((*HEADS, *RNN)) or name in layout.constants:
+        if name.startswith(tuple(THEIR_PARTS)) or name in layout.constants:
             continue
         if not name.startswith(prefix):
             unknown.append(name)
@@ -123,7 +139,11 @@ def strip(state: Mapping[str, Tensor], layout: ReferenceLayout, prefix: str) -> 
 
 
 def merge_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the other layers' names of the one relative bias table, having checked that they agree."""
+    """Drop the copies of the relative bias table under the names of the other layers.
+
+    Raises:
+        UserError: a copy differs from the table.
+    """
     kept = {name: value for name, value in tensors.items() if not name.endswith(ALIAS)}
     table = kept.get("relative_bias.weight")
     for name in tensors.keys() - kept.keys():
@@ -135,7 +155,10 @@ def merge_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def refuse_mismatch(
     model: FrameModel, own: Mapping[str, Tensor], found: Translation, wanted: set[str], skipped: set[str]
 ) -> None:
-    """One sentence with the first missing, unexpected and mis-shaped tensor, if there is any."""
+    """Raise a UserError that names the first missing, unexpected and mis-shaped tensor, if there is one.
+
+    Frozen parameters may be missing; they are removed from `wanted`.
+    """
     frozen = {f"encoder.{name}" for name, p in model.encoder.named_parameters() if not p.requires_grad}
     missing = [name for name in own if name in wanted and name not in found.tensors and name not in frozen]
     unexpected = [*found.unknown, *(n for n in found.tensors if n not in own and n not in skipped)]
@@ -152,7 +175,6 @@ def refuse_mismatch(
         theirs, ours = tuple(found.tensors[name].shape), tuple(own[name].shape)
         problems.append(f"of another shape: {name}, {theirs} in the file, {ours} here ({len(shapes)} in all)")
     if problems:
-        heads = ("frame_head.", "clip_head.", "rnn.")
-        only_heads = all(name.startswith(heads) for name in [*missing, *unexpected, *shapes])
+        only_heads = all(name.startswith(PARTS) for name in [*missing, *unexpected, *shapes])
         hint = "; the encoder fits: load with heads=False to keep this model's own heads" if only_heads else ""
         raise UserError(f"These weights are not {model.name}'s as it is built here: {'; '.join(problems)}{hint}.")

@@ -1,4 +1,4 @@
-"""A small student that is none of the paper's: proof of the way to add a model, and quick enough for tests."""
+"""A tiny student: the example of how to add an architecture, and fast enough for tests."""
 
 from typing import Any, ClassVar
 
@@ -6,15 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from framekd.models.encoder import Encoder
+from framekd.models.encoder import NORM_EPS, Encoder, blocks
 from framekd.models.mel import DecibelMel
-from framekd.models.transformer import NORM_EPS, blocks
 
-STEP = 4
+STEP = 4  # spectrogram frames of a token: 40 ms
 
 
 class Tiny(Encoder):
-    """40-ms tokens as ATST-F's, positions by a depthwise convolution: any duration, 0.1 million parameters."""
+    """ATST-F's tokens with positions from a depthwise convolution: any duration, 0.1 million parameters."""
 
     SIZES: ClassVar = {"width": 64, "depth": 2, "heads": 2, "mlp": 256, "rnn_hidden": 32, "kernel": 15}
 

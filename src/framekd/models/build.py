@@ -1,0 +1,113 @@
+"""Building a model from a name and sizes, or from the specification in a checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from framekd.config import UserError
+from framekd.models.asit import Asit
+from framekd.models.atst import Atst
+from framekd.models.beats import Beats
+from framekd.models.encoder import Encoder
+from framekd.models.fpasst import FPasst
+from framekd.models.frame import FrameModel
+from framekd.models.m2d import M2d
+from framekd.models.tiny import Tiny
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "ATST-F": Atst,
+    "BEATs": Beats,
+    "fPaSST": FPasst,
+    "M2D": M2d,
+    "ASiT": Asit,
+    "tiny": Tiny,
+}
+"""Every architecture by name. A new one is a file with an `Encoder` and a line here."""
+
+
+def build_model(
+    name: str,
+    *,
+    n_classes: int = 447,
+    sequence_model: str | None = None,
+    head: str = "linear",
+    n_clip_classes: int | None = None,
+    sizes: Mapping[str, Any] | None = None,
+) -> FrameModel:
+    """Build a model with untrained weights. No file is read; `init_weights(generator)` makes the weights reproducible.
+
+    Args:
+        name: a key of `ENCODERS`.
+        n_classes: classes of the frame predictions.
+        sequence_model: None (students) or "bigru" (teachers).
+        head: "linear", or "attention" (DESED).
+        n_clip_classes: classes of the clip predictions; None means n_classes (Step 2 has 527).
+        sizes: values that differ from the paper's, such as {"width": 96, "depth": 3, "heads": 3, "rnn_hidden": 48};
+            `mlp_ratio` may replace `mlp`.
+
+    Raises:
+        UserError: the name, a size, the head or the sequence model does not exist, or the sizes do not fit together.
+    """
+    if name not in ENCODERS:
+        raise UserError(f"There is no model called {name!r}; the models are {', '.join(ENCODERS)}.")
+    encoder = ENCODERS[name]
+    resolved = resolve_sizes(name, encoder.SIZES, sizes)
+    return FrameModel(
+        name,
+        encoder(**resolved),
+        resolved,
+        n_classes=n_classes,
+        n_clip_classes=n_clip_classes,
+        sequence_model=sequence_model,
+        head=head,
+    )
+
+
+def build_from_spec(spec: Mapping[str, Any]) -> FrameModel:
+    """Build the model that a specification (`FrameModel.spec`) describes, with untrained weights.
+
+    Raises:
+        UserError: a key is missing, or sample rate, frame length or front end differ from this code's.
+    """
+    needed = ("model", "sizes", "n_classes", "n_clip_classes", "sequence_model", "head")
+    checked = ("sample_rate", "frame_seconds", "front_end")
+    missing = [key for key in (*needed, *checked) if key not in spec]
+    if missing:
+        raise UserError(f"The model's specification has no key {missing[0]!r}; it needs {', '.join(needed + checked)}.")
+    model = build_model(spec["model"], **{key: spec[key] for key in needed if key != "model"})
+    ours = model.spec()
+    for key in checked:
+        if spec[key] != ours[key]:
+            raise UserError(
+                f"The specification's {key} is {spec[key]!r}, but {model.name} here has {ours[key]!r}: "
+                "it was made by a different front end, so its scores would be wrong."
+            )
+    return model
+
+
+def resolve_sizes(name: str, defaults: Mapping[str, Any], sizes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Merge `sizes` into the defaults of an architecture.
+
+    Without `mlp` or `mlp_ratio`, `mlp` keeps the architecture's ratio to the width.
+
+    Raises:
+        UserError: an unknown size, both `mlp` and `mlp_ratio`, or heads that do not divide the width.
+    """
+    given, defaults = dict(sizes or {}), {**defaults, "rnn_layers": defaults.get("rnn_layers", 2)}
+    allowed = sorted({*defaults, "mlp_ratio"})
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        raise UserError(f"{name} has no size called {unknown[0]!r}; its sizes are {', '.join(allowed)}.")
+    if "mlp" in given and "mlp_ratio" in given:
+        raise UserError("Give mlp (hidden units) or mlp_ratio (times width), not both.")
+    ratio = given.pop("mlp_ratio", None)
+    resolved = {**defaults, **given}
+    if ratio is not None:
+        resolved["mlp"] = round(ratio * resolved["width"])
+    elif "mlp" not in given:
+        resolved["mlp"] = defaults["mlp"] * resolved["width"] // defaults["width"]
+    if resolved["width"] % resolved["heads"]:
+        raise UserError(
+            f"{name}: heads ({resolved['heads']}) must divide width ({resolved['width']}); "
+            "change one of the two in sizes."
+        )
+    return resolved
