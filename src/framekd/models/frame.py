@@ -150,12 +150,10 @@ class FrameModel(nn.Module):
         if self.head == "linear":
             pair = frame_logits.transpose(1, 2), self.clip_head(features.mean(dim=1))
             return pair if outputs == "logits" else (pair[0].sigmoid(), pair[1].sigmoid())
-        attention = self.clip_head(features).softmax(dim=-1).clamp(min=1e-7, max=1.0)
-        frame_probabilities = frame_logits.sigmoid()
-        clip = (frame_probabilities * attention).sum(dim=1) / attention.sum(dim=1)
+        clip = attention_pool(frame_logits, self.clip_head(features))
         if outputs == "logits":
             return frame_logits.transpose(1, 2), torch.logit(clip.float(), eps=1e-7)
-        return frame_probabilities.transpose(1, 2), clip
+        return frame_logits.sigmoid().transpose(1, 2), clip
 
     def forward(
         self,
@@ -260,6 +258,14 @@ class FrameModel(nn.Module):
                 "Give generator=, or set model.generator.",
                 stacklevel=3,
             )
+
+
+def attention_pool(
+    frame_logits: Float[Tensor, "*batch frames classes"], attention_logits: Float[Tensor, "*batch frames classes"]
+) -> Float[Tensor, "*batch classes"]:
+    """Clip probabilities: the mean of the frame probabilities over time, weighted by a softmax over classes."""
+    weight = attention_logits.softmax(dim=-1).clamp(min=1e-7, max=1.0)
+    return (frame_logits.sigmoid() * weight).sum(dim=-2) / weight.sum(dim=-2)
 
 
 @contextlib.contextmanager
