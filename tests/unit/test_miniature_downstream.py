@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from framekd.miniature import build_dcase16, build_desed, build_maestro
-from framekd.miniature.downstream import DCASE16_CLASSES, DESED_CLASSES
-from framekd.miniature.piano import tone, write_music
-from framekd.miniature.recordings import SAMPLE_RATE, envelope
+from framekd.miniature.downstream import DCASE16_CLASSES, DESED_CLASSES, tone, write_music
+from framekd.miniature.scenes import envelope
+from framekd.units import SAMPLE_RATE
 
 RECORDINGS = Path(__file__).parents[2] / "miniature"
 
