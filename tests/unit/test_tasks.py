@@ -1,4 +1,4 @@
-"""Downstream tasks: readers, HEAR's labels and events, batched heads against heads one by one, whole runs."""
+"""Downstream tasks: readers, HEAR's labels and events, batched heads against heads one by one, complete runs."""
 
 from __future__ import annotations
 
@@ -158,9 +158,9 @@ def test_desed_rows(tmp_path):
     tsv = tmp_path / "v.tsv"
     tsv.write_text("filename\tonset\toffset\tevent_label\na.wav\t0.0\t1.5\tDog\nb.wav\t\t\t\n")
     assert desed.read_strong(tsv) == {"a.wav": [(0.0, 1.5, "Dog")], "b.wav": []}
-    for line, told in (("a.wav\tx\t1\tDog", "line 2"), ("a.wav\t2\t1\tDog", "line 2")):
+    for line, message in (("a.wav\tx\t1\tDog", "line 2"), ("a.wav\t2\t1\tDog", "line 2")):
         tsv.write_text("filename\tonset\toffset\tevent_label\n" + line + "\n")
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             desed.read_strong(tsv)
     tsv.write_text("file,onset\n")
     with pytest.raises(UserError, match="columns filename"):
@@ -175,7 +175,7 @@ def test_desed_without_some_real_clips_goes_on_and_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda root: (root / "test.json").write_text("{"), "not JSON"),
         (lambda root: (root / "test.json").write_text("{}"), "no files"),
@@ -188,10 +188,10 @@ def test_desed_without_some_real_clips_goes_on_and_says_so(tmp_path, capsys):
         ),
     ],
 )
-def test_broken_hear_data_is_refused(tmp_path, change, told):
+def test_broken_hear_data_is_refused(tmp_path, change, message):
     root = write_hear(tmp_path / "set", {"train": 1, "valid": 1, "test": 1}, seconds=1, events=1)
     change(root)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         tasks.load("DC16-T2", Task(data=str(root), seeds=[1]))
 
 
@@ -332,7 +332,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("key", [key for key in CHANGES if key != "random_crop"])
 def test_every_key_of_a_frozen_recipe_changes_the_heads(key):
-    assert set(CHANGES) | {"precision"} == set(HeadRecipe.model_fields), "precision acts on a GPU alone"
+    assert set(CHANGES) | {"precision"} == set(HeadRecipe.model_fields), "precision acts on a GPU only"
     crops, problem = toy_crops()
     base = HeadRecipe(**{**SHORT, "optimiser": "sgd"} if key == "momentum" else SHORT)
     weights = []
@@ -355,7 +355,7 @@ def test_head_init_of_each_mode_acts_on_that_mode(sets, checkpoint, tmp_path, mo
 
 
 def test_crops_of_files_have_the_features_and_labels_of_their_place(sets):
-    """A crop's features are those of its 10 s alone, and its labels are where its events are."""
+    """A crop's features are those of its 10 s only, and its labels are where its events are."""
     problem = tasks.load("DC16-T2", Task(data=str(sets / "dcase"), seeds=[1]))
     model = build_model("tiny", n_classes=4).init_weights(torch.Generator().manual_seed(0)).eval()
     crops = frozen.compute(model, problem, QUICK["frozen"], device=CPU)["files"]
@@ -375,7 +375,7 @@ def test_crops_of_files_have_the_features_and_labels_of_their_place(sets):
     assert events
 
 
-# ------------------------------------------------------------------------------------------------- whole runs
+# ------------------------------------------------------------------------------------------------- complete runs
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from framekd.models.atst import Atst
 from framekd.models.beats import Beats
 from framekd.models.encoder import Encoder, ReferenceLayout
 from framekd.models.fpasst import FPasst
-from framekd.models.frame import FRAME_SECONDS, FrameModel, attention_pool, resolve_sizes
+from framekd.models.frame import FRAME_SECONDS, FrameModel, attention_pool, init_linear, resolve_sizes
 from framekd.models.m2d import M2d
 from framekd.models.mel import SAMPLE_RATE, FrontEnd
 from framekd.models.tiny import Tiny
@@ -40,6 +40,7 @@ __all__ = [
     "build_from_spec",
     "build_model",
     "depth_groups",
+    "init_linear",
     "spec",
 ]
 

@@ -22,8 +22,7 @@ from tqdm import tqdm
 from framekd.config import HeadRecipe, UserError
 from framekd.data import Cutter
 from framekd.inference import autocast
-from framekd.models import FrameModel, attention_pool
-from framekd.models.frame import init_linear
+from framekd.models import FrameModel, attention_pool, init_linear
 from framekd.optim import build_optimiser, factor, set_rate
 from framekd.tasks.problem import Part, Problem, Run, frame_count, join_crops, share_of
 from framekd.train import numpy_generator, torch_generator

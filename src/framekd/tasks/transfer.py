@@ -98,8 +98,7 @@ def run(
             if scores is None:
                 model = with_heads(encoder(), problem, one, options.finetune)
                 train(model, problem, one, options.finetune, directory=work / one.name, device=place, progress=progress)
-                found = predict(model, problem, one.test, options.finetune, device=place)
-                scores = problem.score(found)
+                scores = problem.score(predict(model, problem, one.test, options.finetune, device=place))
                 write_json(kept, {"identity": identity, "metrics": scores})
             rows.append({**about, "mode": "finetune", "seed": one.name, **scores})
     table = pd.DataFrame(rows)
