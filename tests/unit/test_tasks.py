@@ -365,7 +365,8 @@ def test_crops_of_files_have_the_features_and_labels_of_their_place(sets):
     wave = pool.waveform(0)[125 * 640 : 375 * 640].astype(np.float32) / 32768
     with torch.no_grad():
         wanted = model.features(model.frontend(torch.from_numpy(wave)[None]))[0]
-    torch.testing.assert_close(crops.features[row].float(), wanted, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(crops.features[row].float(), wanted, atol=2e-3, rtol=2e-3)  # float16
+    assert (crops.features[0].float() - wanted).abs().max() > 0.1, "the next crop has other features"
     fixed = frozen.compute(model, problem, HeadRecipe(**SHORT, random_crop=False), device=CPU)["files"]
     assert fixed.start[:4].tolist() == [0, 250, 500, 0]
     events = [(a, b, c) for a, b, c in pool.ground_truth()[pool.ids[0]] if a > 5.2 and b < 14.8]
