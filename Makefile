@@ -1,14 +1,14 @@
-# Every target sets up what it needs; PYTHON is any Python >= 3.11.
+# Every target sets up the environment first; PYTHON is any Python >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench docs lock
+.PHONY: help env demo test lint bench docs versions lock
 
-help:            ## what there is
+help:            ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-env:             ## set up .venv (checked each time, made again if damaged)
-	@$(PYTHON) tools/env.py
+env:             ## set up .venv, unless it is up to date (after damage: make env OPTIONS=--reinstall)
+	@$(PYTHON) tools/env.py $(OPTIONS)
 
 demo: env        ## the whole pipeline on the embedded miniature -> results/demo/
 	@$(BIN)/python tools/demo.py
@@ -24,12 +24,15 @@ lint: env        ## style, types, import layers, generated files
 	@$(BIN)/mypy
 	@$(BIN)/python -m framekd.generated --check
 
-bench: env       ## benchmarks: a table of ratios each
+bench: env       ## run the benchmarks; each prints a table of ratios
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 docs: env        ## write the files that are generated from framekd.config
 	@$(BIN)/python -m framekd.generated
 
-lock: env        ## refresh requirements.lock within pyproject.toml's bounds
+versions: env    ## update the code versions of the stages
+	@$(BIN)/python -m framekd.versions
+
+lock: env        ## refresh requirements.lock within the bounds of pyproject.toml
 	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 \
 		--no-annotate --no-header -o requirements.lock

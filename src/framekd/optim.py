@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from framekd.config import Recipe
+from framekd.config import HeadRecipe
 
 
 class Optimiser:
@@ -25,7 +25,7 @@ class Optimiser:
         state: per parameter, tensors by name; empty until its first gradient.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], recipe: Recipe) -> None:
+    def __init__(self, groups: list[dict[str, Any]], recipe: HeadRecipe) -> None:
         self.param_groups, self.recipe = groups, recipe
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
 
@@ -66,7 +66,7 @@ class Optimiser:
 
 
 def build_optimiser(
-    model: nn.Module, recipe: Recipe, *, lr: float, depth_groups: Sequence[Sequence[str]] | None = None
+    model: nn.Module, recipe: HeadRecipe, *, lr: float, depth_groups: Sequence[Sequence[str]] | None = None
 ) -> Optimiser:
     """Adam, AdamW or SGD over the parameters that train; each group remembers its peak rate in ``group["peak"]``.
 
@@ -75,13 +75,14 @@ def build_optimiser(
     tensors of two or more dimensions only. Raises ValueError if nothing trains.
     """
     depth = {name: i + 1 for i, names in enumerate(depth_groups or ()) for name in names}
-    if recipe.layer_decay < 1.0 and not depth:
+    layer_decay = getattr(recipe, "layer_decay", 1.0)
+    if layer_decay < 1.0 and not depth:
         raise ValueError("layer_decay needs the model's depth groups; write layer_decay: 1.0 for a model without")
     gathered: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        peak = lr * recipe.layer_decay ** depth.get(name, 0)
+        peak = lr * layer_decay ** depth.get(name, 0)
         spared = recipe.optimiser == "adamw" and parameter.ndim < 2
         gathered.setdefault((peak, 0.0 if spared else recipe.weight_decay), []).append(parameter)
     if not gathered:
@@ -93,7 +94,7 @@ def build_optimiser(
     return Optimiser(groups, recipe)
 
 
-def factor(step: int, recipe: Recipe, *, total: int, peak: float) -> float:
+def factor(step: int, recipe: HeadRecipe, *, total: int, peak: float) -> float:
     """What the peak rate is multiplied with at `step` (0 is the first) of `total`.
 
     "cosine": linear from 0 at step 0 to 1 at ``warmup_steps``, then half a cosine down to ``min_learning_rate`` at

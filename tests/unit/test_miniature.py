@@ -22,9 +22,20 @@ from framekd.labels import (
     read_weak_segments,
 )
 from framekd.miniature import audioset, build_audioset
-from framekd.miniature.media import DAMAGES, EXTENSIONS, damage, write_media
-from framekd.miniature.recordings import SAMPLE_RATE, Pool, Recording, envelope, load_library, sounding_parts
-from framekd.miniature.scenes import Placed, deal_classes, ground, mix, vary
+from framekd.miniature.audioset import DAMAGES, EXTENSIONS, damage, write_media
+from framekd.miniature.scenes import (
+    Placed,
+    Pool,
+    Recording,
+    deal_classes,
+    envelope,
+    ground,
+    load_library,
+    mix,
+    sounding_parts,
+    vary,
+)
+from framekd.units import SAMPLE_RATE
 
 RECORDINGS = Path(__file__).parents[2] / "miniature"
 SIZES = dict(n_strong_train=22, n_weak_only_train=4, n_eval=20, missing=0.04, broken=0.04)
@@ -301,7 +312,7 @@ def test_a_class_without_events_is_refused(library):
 
 def test_a_source_on_both_sides_is_refused(library):
     pool = library.split(0)["eval"]
-    with pytest.raises(UserError, match="is in the training and in the evaluation clips"):
+    with pytest.raises(UserError, match="is in training and evaluation clips"):
         audioset.summarise([], library, {"strong": pool, "weak": pool, "eval": pool}, seed=0)
 
 

@@ -9,9 +9,10 @@ import pytest
 import soundfile
 
 from framekd.miniature import build_dcase16, build_desed, build_maestro
-from framekd.miniature.downstream import DCASE16_CLASSES, DESED_CLASSES
-from framekd.miniature.piano import tone, write_music
-from framekd.miniature.recordings import SAMPLE_RATE, envelope
+from framekd.miniature.downstream import DCASE16_CLASSES, DESED_CLASSES, tone, write_music
+from framekd.miniature.scenes import envelope
+from framekd.tasks.desed import read_strong
+from framekd.units import SAMPLE_RATE
 
 RECORDINGS = Path(__file__).parents[2] / "miniature"
 
@@ -55,8 +56,7 @@ def test_desed_audio_is_10_s_at_16_khz(desed):
 
 
 def test_the_task_reads_the_miniature(desed):
-    tasks = pytest.importorskip("framekd.tasks.desed")
-    assert set(tasks.read_strong(desed[0] / "metadata/validation/validation.tsv")) == {
+    assert set(read_strong(desed[0] / "metadata/validation/validation.tsv")) == {
         path.name for path in (desed[0] / "audio/validation/validation").iterdir()
     }
 

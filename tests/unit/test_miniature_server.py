@@ -1,4 +1,4 @@
-"""The server that stands in for YouTube: pages, ranges, what is missing; and yt-dlp as its visitor."""
+"""The server that replaces YouTube: pages, ranges, missing videos; and yt-dlp as a client."""
 
 import http.client
 import json
@@ -86,7 +86,7 @@ def test_the_port_is_free_again(tmp_path):
         assert again.url == f"http://127.0.0.1:{port}/watch?v={{ytid}}"
 
 
-def test_yt_dlp_fetches_a_video_and_is_told_of_a_missing_one(server, tmp_path):
+def test_yt_dlp_fetches_a_video_and_fails_for_a_missing_one(server, tmp_path):
     yt_dlp = pytest.importorskip("yt_dlp")
     options = {"quiet": True, "no_warnings": True, "noprogress": True, "outtmpl": f"{tmp_path}/out.%(ext)s"}
     with yt_dlp.YoutubeDL(options) as ydl:

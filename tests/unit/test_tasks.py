@@ -1,4 +1,4 @@
-"""Downstream tasks: readers, HEAR's labels and events, batched heads against heads one by one, whole runs."""
+"""Downstream tasks: readers, HEAR's labels and events, batched heads against heads one by one, complete runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from downstream_sets import CLASSES, write_desed, write_hear
 
 from framekd import tasks
 from framekd.checkpoints import save_checkpoint
-from framekd.config import Recipe, Task, UserError
+from framekd.config import HeadRecipe, Task, TrainRecipe, UserError
 from framekd.data import clip_set
 from framekd.labels import ClassList
 from framekd.models import build_model
-from framekd.tasks import desed, finetune, frozen, hear
+from framekd.tasks import desed, frozen, hear, transfer
 from framekd.tasks.problem import Audio, Part, Problem, Run
 
 CPU = torch.device("cpu")
-QUICK = Recipe(epochs=2, epoch_clips=8, batch_size=4, learning_rate=0.01, warmup_steps=1)
+SHORT = dict(epochs=2, epoch_clips=8, batch_size=4, learning_rate=0.01, warmup_steps=1)
+QUICK = {"frozen": HeadRecipe(**SHORT), "finetune": TrainRecipe(**SHORT)}
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +158,9 @@ def test_desed_rows(tmp_path):
     tsv = tmp_path / "v.tsv"
     tsv.write_text("filename\tonset\toffset\tevent_label\na.wav\t0.0\t1.5\tDog\nb.wav\t\t\t\n")
     assert desed.read_strong(tsv) == {"a.wav": [(0.0, 1.5, "Dog")], "b.wav": []}
-    for line, told in (("a.wav\tx\t1\tDog", "line 2"), ("a.wav\t2\t1\tDog", "line 2")):
+    for line, message in (("a.wav\tx\t1\tDog", "line 2"), ("a.wav\t2\t1\tDog", "line 2")):
         tsv.write_text("filename\tonset\toffset\tevent_label\n" + line + "\n")
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             desed.read_strong(tsv)
     tsv.write_text("file,onset\n")
     with pytest.raises(UserError, match="columns filename"):
@@ -174,7 +175,7 @@ def test_desed_without_some_real_clips_goes_on_and_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda root: (root / "test.json").write_text("{"), "not JSON"),
         (lambda root: (root / "test.json").write_text("{}"), "no files"),
@@ -187,10 +188,10 @@ def test_desed_without_some_real_clips_goes_on_and_says_so(tmp_path, capsys):
         ),
     ],
 )
-def test_broken_hear_data_is_refused(tmp_path, change, told):
+def test_broken_hear_data_is_refused(tmp_path, change, message):
     root = write_hear(tmp_path / "set", {"train": 1, "valid": 1, "test": 1}, seconds=1, events=1)
     change(root)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         tasks.load("DC16-T2", Task(data=str(root), seeds=[1]))
 
 
@@ -264,7 +265,7 @@ def toy_crops(parts: int = 1, *, width: int = 6, n_classes: int = 3, count: int 
 @pytest.mark.parametrize(("optimiser", "decay", "clip"), [("adam", 0.0, None), ("adamw", 0.1, 0.05), ("sgd", 0.0, 0.1)])
 def test_heads_trained_side_by_side_equal_heads_trained_alone(head, optimiser, decay, clip):
     crops, problem = toy_crops(2)
-    recipe = Recipe(
+    recipe = HeadRecipe(
         epochs=3, epoch_clips=12, batch_size=4, learning_rate=0.05, warmup_steps=2, optimiser=optimiser,
         weight_decay=decay, clip_gradient=clip,
     )  # fmt: skip
@@ -303,7 +304,7 @@ def test_heads_begin_at_the_log_odds_of_each_run():
 
 def test_heads_learn_and_predict_the_test_clips():
     crops, problem = toy_crops()
-    recipe = Recipe(epochs=60, epoch_clips=5, batch_size=5, learning_rate=0.1, warmup_steps=2)
+    recipe = HeadRecipe(epochs=60, epoch_clips=5, batch_size=5, learning_rate=0.1, warmup_steps=2)
     heads = frozen.train(crops, problem, recipe, lr=0.1, head="linear", device=CPU)
     found = frozen.predict(heads, crops, problem, device=CPU, batch_size=2)
     assert [sorted(one) for one in found] == [[f"strong{i}" for i in range(5)]] * 2
@@ -313,26 +314,60 @@ def test_heads_learn_and_predict_the_test_clips():
         assert ((values > 0.5) == truth).mean() > 0.9
 
 
-def test_frozen_features_cannot_be_augmented():
+def test_a_batch_that_the_parts_do_not_divide_is_refused(sets):
+    crops, problem = toy_crops(2)
+    with pytest.raises(UserError, match="not a multiple of 2"):
+        frozen.train(crops, problem, HeadRecipe(batch_size=5), lr=0.1, head="linear", device=CPU)
+    with pytest.raises(UserError, match="not a multiple of 2"):
+        transfer.loader_of(problem, problem.runs[0], TrainRecipe(batch_size=5))
+
+
+CHANGES = {
+    "epochs": 4, "epoch_clips": 16, "batch_size": 2, "learning_rate": 0.02, "optimiser": "sgd", "betas": (0.5, 0.9),
+    "momentum": 0.5, "weight_decay": 0.5, "schedule": "exp_linear", "warmup_steps": 3, "min_learning_rate": 0.005,
+    "clip_gradient": 0.01, "head_init": "normal", "random_crop": False,
+}  # fmt: skip
+"""A change of each key of a frozen recipe."""
+
+
+@pytest.mark.parametrize("key", [key for key in CHANGES if key != "random_crop"])
+def test_every_key_of_a_frozen_recipe_changes_the_heads(key):
+    assert set(CHANGES) | {"precision"} == set(HeadRecipe.model_fields), "precision acts on a GPU only"
     crops, problem = toy_crops()
-    recipe = Recipe(epochs=1, epoch_clips=4, batch_size=4, augment={"mixup": 0.5})
-    with pytest.raises(UserError, match="mixup"):
-        frozen.train(crops, problem, recipe, lr=0.1, head="linear", device=CPU)
+    base = HeadRecipe(**{**SHORT, "optimiser": "sgd"} if key == "momentum" else SHORT)
+    weights = []
+    for recipe in (base, base.model_copy(update={key: CHANGES[key]})):
+        heads = frozen.train(crops, problem, recipe, lr=recipe.rate("tiny"), head="linear", device=CPU)
+        weights.append(heads.frame_weight.detach())
+    assert not torch.allclose(*weights, rtol=1e-3, atol=1e-5)
+
+
+def test_head_init_of_each_mode_acts_on_that_mode(sets, checkpoint, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(transfer, "train", lambda model, *_, **__: seen.update(finetune=model.frame_head.bias.clone()))
+    monkeypatch.setattr(frozen, "train", lambda crops, problem, recipe, **_: seen.update(frozen=recipe.head_init))
+    monkeypatch.setattr(frozen, "predict", lambda *_, **__: [])
+    for one, other in (("normal", "prior"), ("prior", "normal")):
+        recipes = {"frozen": HeadRecipe(**SHORT, head_init=one), "finetune": TrainRecipe(**SHORT, head_init=other)}
+        block = Task(data=str(sets / "dcase"), seeds=[1], **recipes)
+        tasks.run("DC16-T2", block, "tiny", checkpoint, checkpoint="full", out_csv=tmp_path / "o.csv")
+        assert seen["frozen"] == one and bool((seen["finetune"] == 0).all()) == (other == "normal")
 
 
 def test_crops_of_files_have_the_features_and_labels_of_their_place(sets):
-    """A crop's features are those of its 10 s alone, and its labels are where its events are."""
+    """A crop's features are those of its 10 s only, and its labels are where its events are."""
     problem = tasks.load("DC16-T2", Task(data=str(sets / "dcase"), seeds=[1]))
     model = build_model("tiny", n_classes=4).init_weights(torch.Generator().manual_seed(0)).eval()
-    crops = frozen.compute(model, problem, QUICK, device=CPU)["files"]
+    crops = frozen.compute(model, problem, QUICK["frozen"], device=CPU)["files"]
     pool = problem.pools["files"]
     assert crops.start[:5].tolist() == [0, 125, 250, 375, 500]
     row = 1
     wave = pool.waveform(0)[125 * 640 : 375 * 640].astype(np.float32) / 32768
     with torch.no_grad():
         wanted = model.features(model.frontend(torch.from_numpy(wave)[None]))[0]
-    torch.testing.assert_close(crops.features[row].float(), wanted, atol=2e-2, rtol=2e-2)
-    fixed = frozen.compute(model, problem, QUICK.model_copy(update={"random_crop": False}), device=CPU)["files"]
+    torch.testing.assert_close(crops.features[row].float(), wanted, atol=2e-3, rtol=2e-3)  # float16
+    assert (crops.features[0].float() - wanted).abs().max() > 0.1, "the next crop has other features"
+    fixed = frozen.compute(model, problem, HeadRecipe(**SHORT, random_crop=False), device=CPU)["files"]
     assert fixed.start[:4].tolist() == [0, 250, 500, 0]
     events = [(a, b, c) for a, b, c in pool.ground_truth()[pool.ids[0]] if a > 5.2 and b < 14.8]
     for onset, offset, label in events:
@@ -341,49 +376,57 @@ def test_crops_of_files_have_the_features_and_labels_of_their_place(sets):
     assert events
 
 
-# ------------------------------------------------------------------------------------------------- whole runs
+# ------------------------------------------------------------------------------------------------- complete runs
 
 
 @pytest.mark.parametrize(
-    ("task", "folder", "options", "runs"),
+    ("task", "folder", "options", "runs", "epochs", "least"),
     [
-        ("DESED", "desed", {"head": "attention", "seeds": [1, 2], "median_seconds": 0.28}, ["1", "2"]),
-        ("DC16-T2", "dcase", {"seeds": [1]}, ["1"]),
-        ("MAESTRO", "maestro", {"seeds": [1], "median_seconds": 0.15}, [f"fold0{f}" for f in range(5)]),
+        ("DESED", "desed", {"head": "attention", "seeds": [1, 2], "median_seconds": 0.28}, ["1", "2"], 30, 0.1),
+        ("DC16-T2", "dcase", {"seeds": [1]}, ["1"], 30, 0.1),
+        ("MAESTRO", "maestro", {"seeds": [1], "median_seconds": 0.15}, [f"fold0{f}" for f in range(5)], 1, 0.0),
     ],
 )  # fmt: skip
-def test_every_task_runs_in_both_modes_to_the_same_bytes(sets, checkpoint, tmp_path, task, folder, options, runs):
-    block = Task(data=str(sets / folder), frozen=QUICK, finetune=QUICK, **options)
-    written = []
-    for name in ("first.csv", "second.csv") if task == "DC16-T2" else ("first.csv",):
-        tasks.run(task, block, "tiny", checkpoint, checkpoint="step1", out_csv=tmp_path / name)
-        written.append((tmp_path / name).read_bytes())
-    assert len(set(written)) == 1
-    rows = pd.read_csv(tmp_path / "first.csv", dtype={"seed": str})
+def test_every_task_learns_in_both_modes(sets, checkpoint, tmp_path, task, folder, options, runs, epochs, least):
+    """Heads on random features find most tones; untrained heads find 5 % of them at most."""
+    length = dict(epoch_clips=16, batch_size=4, warmup_steps=4)
+    heads = HeadRecipe(**length, epochs=100, learning_rate=0.1, random_crop=False)
+    whole = TrainRecipe(**length, epochs=epochs, learning_rate=0.01)
+    block = Task(data=str(sets / folder), frozen=heads, finetune=whole, **options)
+    tasks.run(task, block, "tiny", checkpoint, checkpoint="step1", out_csv=tmp_path / "o.csv")
+    rows = pd.read_csv(tmp_path / "o.csv", dtype={"seed": str})
     assert rows["seed"].tolist() == runs * 2
     assert rows["mode"].tolist() == ["frozen"] * len(runs) + ["finetune"] * len(runs)
-    assert rows["value"].between(0, 1).all()
     assert {"task": task, "model": "tiny", "checkpoint": "step1"}.items() <= rows.iloc[0].to_dict().items()
-    assert not list(tmp_path.glob(".*")), "no trace of the work is left"
+    value = rows.groupby("mode")["value"].mean()
+    assert 0.3 < value["frozen"] <= 1 and least <= value["finetune"] <= 1
+    assert not list(tmp_path.glob(".*")), "working files were left"
+
+
+def test_the_same_run_twice_gives_the_same_bytes(sets, checkpoint, tmp_path):
+    block = Task(data=str(sets / "dcase"), seeds=[1], **QUICK)
+    for name in ("first.csv", "second.csv"):
+        tasks.run("DC16-T2", block, "tiny", checkpoint, checkpoint="step1", out_csv=tmp_path / name)
+    assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "second.csv").read_bytes()
 
 
 def test_frozen_leaves_the_encoder_alone_and_finetuning_does_not(sets, checkpoint, tmp_path):
     problem = tasks.load("DC16-T2", Task(data=str(sets / "dcase"), seeds=[1]))
     model = build_model("tiny", n_classes=4).init_weights(torch.Generator().manual_seed(0))
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
-    frozen.compute(model, problem, QUICK, device=CPU)
+    frozen.compute(model, problem, QUICK["frozen"], device=CPU)
     assert all(torch.equal(before[name], value) for name, value in model.encoder.state_dict().items())
-    recipe = QUICK.model_copy(update={"layer_decay": 0.5})
-    finetune.train(model, problem, problem.runs[0], recipe, lr=0.01, directory=tmp_path, device=CPU)
+    recipe = TrainRecipe(**SHORT, layer_decay=0.5)
+    transfer.train(model, problem, problem.runs[0], recipe, directory=tmp_path, device=CPU)
     moved = [name for name, value in model.encoder.named_parameters() if not torch.equal(before[name], value)]
     assert len(moved) > len(before) // 2
 
 
 def test_finetuned_runs_of_an_interrupted_job_are_not_repeated(sets, checkpoint, tmp_path, monkeypatch):
-    block = Task(data=str(sets / "dcase"), seeds=[1, 2], frozen=QUICK, finetune=QUICK)
+    block = Task(data=str(sets / "dcase"), seeds=[1, 2], **QUICK)
     out = tmp_path / "o.csv"
     trained = []
-    real = finetune.train
+    real = transfer.train
 
     def train(model, problem, run, *args, **options):
         if run.name == "2" and trained == ["1"]:
@@ -392,7 +435,7 @@ def test_finetuned_runs_of_an_interrupted_job_are_not_repeated(sets, checkpoint,
         trained.append(run.name)
         return real(model, problem, run, *args, **options)
 
-    monkeypatch.setattr(finetune, "train", train)
+    monkeypatch.setattr(transfer, "train", train)
     arguments = {"checkpoint": "full", "out_csv": out, "modes": ["finetune"]}
     with pytest.raises(KeyboardInterrupt):
         tasks.run("DC16-T2", block, "tiny", checkpoint, **arguments)

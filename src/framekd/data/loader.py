@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from framekd.config import Recipe
+from framekd.config import TrainRecipe
 from framekd.data.batch import Batch, concatenate
 from framekd.data.clips import ClipSet
 from framekd.data.cutter import HOP, Cutter, Mix, SoftSource
@@ -35,7 +35,7 @@ class Loader:
     def __init__(
         self,
         clips: ClipSet,
-        recipe: Recipe,
+        recipe: TrainRecipe,
         *,
         seed: int,
         n_frames: int = CLIP_FRAMES,

@@ -1,9 +1,10 @@
-"""A miniature AudioSet: the label files as they are published, and the videos they speak of."""
+"""A miniature AudioSet: label files in their published forms, and the videos that they refer to."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,30 +13,51 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
+from framekd.audio import ffmpeg_path
 from framekd.config import UserError
+from framekd.files import replacing, write_json, write_text
 from framekd.labels import STRONG_HEADER, clip_id, known_strong, known_weak
-from framekd.miniature.media import DAMAGES, EXTENSIONS, damage, write_media
-from framekd.miniature.recordings import SAMPLE_RATE, Library, Pool, load_library
-from framekd.miniature.scenes import Placed, Scene, clip_sizes, deal_classes, ground, lay, mix, take
+from framekd.miniature.scenes import (
+    Library,
+    Placed,
+    Pool,
+    Scene,
+    clip_sizes,
+    deal_classes,
+    ground,
+    lay,
+    load_library,
+    mix,
+    take,
+)
+from framekd.units import CLIP_SECONDS, SAMPLE_RATE
 
-CLIP_SECONDS = 10.0
+# extension: (sample rate, encoder arguments). Fast settings: 20 s of audio take 0.2 s.
+CODECS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "webm": (48_000, ("-c:a", "libopus", "-b:a", "64k", "-compression_level", "2")),
+    "m4a": (44_100, ("-c:a", "aac", "-b:a", "96k", "-aac_coder", "fast")),
+    "mp3": (44_100, ("-c:a", "libmp3lame", "-b:a", "96k", "-compression_level", "9")),
+}
+EXTENSIONS = tuple(CODECS)
+DAMAGES = ("garbage", "headless", "cut")
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _SPLITS = ("strong", "weak", "eval")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip of the miniature: a span of a video, the classes that sound in it, and what became of its file."""
+    """A clip of the miniature: a span of a video, its classes and events, and the state of its file."""
 
     ytid: str
     start: int  # s
     tail: float  # s of video after the clip
     split: str  # strong, weak (weak labels only) or eval
     extension: str
-    number: int  # of the clip: its audio depends on (seed, number)
+    number: int  # its audio depends on (seed, number)
     classes: tuple[str, ...]
-    state: str = "ok"  # ok, missing or a damage
+    state: str = "ok"  # "ok", "missing" or one of DAMAGES
     events: tuple[tuple[str, float, float], ...] = ()
 
     @property
@@ -62,12 +84,16 @@ def build_audioset(
 ) -> dict[str, Any]:
     """Build the miniature AudioSet: ``meta/`` (label files), ``media/`` (videos, ``index.json``) and ``summary.json``.
 
-    A pure function of the seed, the sizes and the recordings: a clip's audio depends on (seed, its number) alone, so
-    `workers` (threads; each has an ffmpeg) changes nothing. Videos last 12 to 25 s; a clip begins 1 to 12 s into its
-    own, and what sounds before it is not in its labels. A share `missing` of the videos does not exist and a share
-    `broken` is damaged, never so that a class loses its last event in a split.
+    The result depends on the seed, the sizes and the recordings only. Videos last 12 to 25 s. A clip begins 1 to 12 s
+    after the start of its video; sounds before it are not labelled.
 
-    Returns the content of summary.json. `progress` is told (clips done, clips in all).
+    Args:
+        missing: share of the videos that do not exist.
+        broken: share of the videos that are damaged. Every class keeps at least one event in every split.
+        workers: threads, each with an ffmpeg process; their number does not change the result.
+        progress: called with (clips done, all clips).
+    Returns:
+        The content of summary.json.
     Raises:
         UserError: recordings are missing, or a split is too small to hold every class.
     """
@@ -78,7 +104,6 @@ def build_audioset(
     clips = lose_some(clips, seed=seed, missing=missing, broken=broken)
     media = directory / "media"
     shutil.rmtree(media, ignore_errors=True)
-    media.mkdir(parents=True)
     done = 0
     built = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -88,17 +113,19 @@ def build_audioset(
             if progress is not None:
                 progress(done, len(clips))
     write_meta(directory / "meta", built, library, Path(recordings_dir), seed=seed)
-    _write(media / "index.json", json.dumps({c.ytid: c.file for c in built if c.state != "missing"}, indent=0) + "\n")
+    write_text(
+        media / "index.json", json.dumps({c.ytid: c.file for c in built if c.state != "missing"}, indent=0) + "\n"
+    )
     summary = summarise(built, library, pools, seed=seed)
-    _write(directory / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_json(directory / "summary.json", summary)
     return summary
 
 
 def plan_clips(library: Library, *, seed: int, strong: int, weak: int, eval: int) -> list[Clip]:
-    """Which classes sound in which clip, and where in which video: everything but the audio, in a shuffled order.
+    """Plan the clips in a shuffled order: their classes, and their place in their video.
 
-    Class frequencies follow the square root of AudioSet Strong's; every class occurs at least three times in the strong
-    training clips and in the evaluation clips.
+    Class frequencies are proportional to the square root of those of AudioSet Strong. Every class occurs at least three
+    times in the strong training clips and in the evaluation clips.
     """
     rng = np.random.default_rng([seed, 2])
     counts = {"strong": strong, "weak": weak, "eval": eval}
@@ -124,7 +151,7 @@ def plan_clips(library: Library, *, seed: int, strong: int, weak: int, eval: int
 
 
 def _video_ids(n: int, rng: np.random.Generator) -> list[str]:
-    """Distinct ids of YouTube's kind. As there, some begin with a hyphen and some hold underscores."""
+    """Distinct ids like those of YouTube; some begin with a hyphen and some contain underscores."""
     ids: dict[str, None] = {}
     while len(ids) < n:
         text = "".join(_ALPHABET[k] for k in rng.integers(len(_ALPHABET), size=11))
@@ -138,7 +165,7 @@ def _video_ids(n: int, rng: np.random.Generator) -> list[str]:
 
 
 def lose_some(clips: list[Clip], *, seed: int, missing: float, broken: float) -> list[Clip]:
-    """Mark clips as missing or damaged; a share above 0 loses at least one, and no class its last event in a split."""
+    """Mark clips as missing or damaged: at least one if the share is above 0, but never the last event of a class."""
     rng = np.random.default_rng([seed, 3])
     left = Counter((c.split, label) for c in clips for label in set(c.classes))
     want = [max(1, round(share * len(clips))) if share > 0 else 0 for share in (missing, broken)]
@@ -155,12 +182,12 @@ def lose_some(clips: list[Clip], *, seed: int, missing: float, broken: float) ->
 
 
 def clip_scene(clip: Clip, pool: Pool, seed: int) -> tuple[Scene, list[tuple[str, float, float]]]:
-    """The whole video of a clip, and the events of the clip in its own time (seconds from the clip's start)."""
+    """The whole video of a clip, and the events of the clip in seconds from the start of the clip."""
     rng = np.random.default_rng([seed, 4, clip.number])
     end = clip.start + CLIP_SECONDS
     bed = ground(pool.backgrounds, round((end + clip.tail) * SAMPLE_RATE), rng)
     placed = lay(clip.classes, pool, rng, window=(clip.start + 0.1, end - 0.1))
-    if clip.start >= 2:  # heard before the clip: whoever cuts at the wrong place gets it, and has no label for it
+    if clip.start >= 2:  # an unlabelled event before the clip shows cuts at a wrong place
         label = sorted(pool.events)[rng.integers(len(pool.events))]
         samples = take(pool, label, rng)[: round((clip.start - 0.5) * SAMPLE_RATE)]
         samples[-320:] *= np.linspace(1, 0, min(320, len(samples)), dtype=np.float32)
@@ -186,16 +213,15 @@ def _build_clip(clip: Clip, pool: Pool, media: Path, seed: int) -> Clip:
 
 
 def write_meta(directory: Path, clips: Sequence[Clip], library: Library, recordings_dir: Path, *, seed: int) -> None:
-    """Write the label files under their published names and in their published forms.
+    """Write the label files with their published names and forms.
 
-    A clip's weak labels are the classes of its events that are among the 527. A fifth of the strong training clips are
-    in the balanced list, the others and those with weak labels alone in the unbalanced one.
+    The weak labels of a clip are the classes of its events that are among the 527 of AudioSet. A fifth of the strong
+    training clips are in the balanced list; all other training clips are in the unbalanced list.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     names = dict(zip(known_strong_names().values(), known_strong_names()))
     missing = [label for label, mid in library.mids.items() if names.get(label) != mid]
     if missing:
-        raise UserError(f"labels/classes.csv: {missing[0]!r} is not a class of AudioSet Strong under that id")
+        raise UserError(f"labels/classes.csv: {missing[0]!r} has another id in AudioSet Strong; correct the file")
     strong = [c for c in clips if c.split == "strong"]
     of = {split: [c for c in clips if c.split == split] for split in _SPLITS}
     balanced = set(np.random.default_rng([seed, 6]).permutation(len(strong))[: -(-len(strong) // 5)].tolist())
@@ -209,9 +235,9 @@ def write_meta(directory: Path, clips: Sequence[Clip], library: Library, recordi
     weak = known_weak()
     # As published: every display name in quotes.
     rows = [f'{k},{m},"{n}"\n' for k, (m, n) in enumerate(zip(weak.mids, weak.names))]
-    _write(directory / "class_labels_indices.csv", "".join(["index,mid,display_name\n", *rows]))
+    write_text(directory / "class_labels_indices.csv", "".join(["index,mid,display_name\n", *rows]))
     pairs = sorted(known_strong_names().items())
-    _write(directory / "mid_to_display_name.tsv", "".join(f"{mid}\t{name}\n" for mid, name in pairs))
+    write_text(directory / "mid_to_display_name.tsv", "".join(f"{mid}\t{name}\n" for mid, name in pairs))
     shutil.copyfile(recordings_dir / "labels" / "ontology.json", directory / "ontology.json")
 
 
@@ -225,7 +251,7 @@ def _write_strong(path: Path, clips: Iterable[Clip], library: Library) -> None:
     lines = ["\t".join(STRONG_HEADER)]
     for clip in clips:
         lines += [f"{clip.id}\t{onset}\t{offset}\t{library.mids[label]}" for label, onset, offset in clip.events]
-    _write(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _write_segments(path: Path, clips: Sequence[Clip], library: Library) -> None:
@@ -242,14 +268,18 @@ def _write_segments(path: Path, clips: Sequence[Clip], library: Library) -> None
         f"num_positive_labels={positives}\n",
         "# YTID, start_seconds, end_seconds, positive_labels\n",
     ]
-    _write(path, "".join(head + rows))
+    write_text(path, "".join(head + rows))
 
 
 def summarise(clips: Sequence[Clip], library: Library, pools: dict[str, Pool], *, seed: int) -> dict[str, Any]:
-    """Counts of everything; :class:`UserError` if a class has no event left in a split, or a source is in two."""
+    """Count clips, events and sources.
+
+    Raises:
+        UserError: a class has no event in a split, or a source is in training and evaluation clips.
+    """
     shared = pools["eval"].sources() & (pools["strong"].sources() | pools["weak"].sources())
     if shared:
-        raise UserError(f"miniature: {sorted(shared)[0]} is in the training and in the evaluation clips")
+        raise UserError(f"miniature: source {sorted(shared)[0]} is in training and evaluation clips")
     counts: dict[str, dict[str, int]] = {}
     for split in _SPLITS:
         heard = Counter(label for c in clips if c.split == split and c.state == "ok" for label, _, _ in c.events)
@@ -270,7 +300,41 @@ def summarise(clips: Sequence[Clip], library: Library, pools: dict[str, Pool], *
     }
 
 
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="")
-    part.replace(path)
+def write_media(path: Path, samples: Float[np.ndarray, " samples"], *, balance: float = 0.0) -> None:
+    """Encode mono audio at 16 kHz as stereo, in the format given by the extension of `path`.
+
+    The channels are ``1 + balance`` (left) and ``1 - balance`` (right) times the signal, so their mean is the signal.
+    The bytes depend only on the arguments and the version of ffmpeg.
+
+    Raises:
+        RuntimeError: ffmpeg failed; the message has its last line.
+    """
+    rate, codec = CODECS[path.suffix[1:]]
+    data = np.clip(np.rint(samples * 32767), -32768, 32767).astype("<i2").tobytes()
+    command = [ffmpeg_path(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-threads", "1"]
+    command += ["-f", "s16le", "-ar", str(SAMPLE_RATE), "-ac", "1", "-i", "pipe:0"]
+    command += ["-af", f"aresample={rate},pan=stereo|c0={1 + balance:.4f}*c0|c1={1 - balance:.4f}*c0"]
+    command += [*codec, "-threads", "1", "-fflags", "+bitexact", "-flags:a", "+bitexact", "-map_metadata", "-1"]
+    with replacing(path) as aside:
+        done = subprocess.run([*command, f"file:{aside}"], input=data, capture_output=True)
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+            raise RuntimeError(f"{path}: ffmpeg could not encode it ({lines[-1]})")
+
+
+def damage(path: Path, kind: str, rng: np.random.Generator) -> None:
+    """Damage a media file so that its clip cannot be decoded.
+
+    ``garbage``: random bytes; ``headless``: without the first half, which has the headers; ``cut``: the first tenth.
+    """
+    data = path.read_bytes()
+    if kind == "garbage":
+        data = rng.bytes(len(data) // 2)
+    elif kind == "headless":
+        # mp3 has no header, so the remaining bytes are reversed.
+        data = bytes(np.frombuffer(data[len(data) // 2 :], np.uint8)[::-1])
+    elif kind == "cut":
+        data = data[: max(64, len(data) // 10)]
+    else:
+        raise ValueError(f"no damage called {kind!r}; write one of {', '.join(DAMAGES)}")
+    path.write_bytes(data)

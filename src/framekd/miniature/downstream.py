@@ -1,8 +1,7 @@
-"""Miniatures of downstream sets in the layout and form of the real ones: DESED, and DCASE 2016 Task 2 (HEAR)."""
+"""Miniatures of the downstream data sets in their real layouts: DESED, DCASE 2016 Task 2 and MAESTRO (HEAR)."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,25 @@ import soundfile
 from jaxtyping import Float
 from scipy.signal import resample_poly
 
-from framekd.miniature.recordings import SAMPLE_RATE, Pool, load_library
-from framekd.miniature.scenes import Placed, Scene, clip_sizes, deal_classes, ground, lay, mix, take
+from framekd.files import replacing, write_json, write_text
+from framekd.miniature.scenes import (
+    Placed,
+    Pool,
+    Recording,
+    Scene,
+    clip_sizes,
+    deal_classes,
+    ground,
+    lay,
+    load_library,
+    mix,
+    take,
+)
+from framekd.units import SAMPLE_RATE
 
 HEAR_RATE = 48_000
 HEAR_SECONDS = 120
-# DESED: ten domestic sounds. Here: ten classes of ours under names of that kind (commas separate its lists).
+# Ten of our classes in place of DESED's domestic sounds; names without commas, which separate labels in its lists.
 DESED_CLASSES = {
     "Beep": "Beep, bleep",
     "Bell": "Bell",
@@ -31,7 +43,7 @@ DESED_CLASSES = {
     "Running_water": "Stream, river",
     "Speech": "Speech",
 }
-# DCASE 2016 Task 2: eleven short sounds of an office. Here: eleven short sounds.
+# Eleven of our short sounds in place of the office sounds of DCASE 2016 Task 2.
 DCASE16_CLASSES = {
     "beep": "Beep, bleep",
     "bell": "Bell",
@@ -46,27 +58,26 @@ DCASE16_CLASSES = {
     "whoosh": "Whoosh, swoosh, swish",
 }
 
+PITCHES = range(21, 109)
+"""MIDI numbers of the 88 keys: the classes of MAESTRO, whatever range is played."""
+_LONGEST = 2.5  # s
+_DAMPER = 0.05  # s from release to silence
+
 
 def _pools(recordings_dir: str | Path, seed: int, names: dict[str, str]) -> dict[str, Pool]:
-    """The pools of the splits, with the classes of a task under its own names."""
+    """Pools of the splits, with the class names of a task: {name: class of ours}."""
     return {
         split: Pool({own: pool.events[label] for own, label in names.items()}, pool.backgrounds)
         for split, pool in load_library(recordings_dir).split(seed).items()
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file aside and put it into its place."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="")
-    part.replace(path)
-
-
 def write_wav(path: Path, samples: Float[np.ndarray, " samples"], *, rate: int = SAMPLE_RATE) -> None:
     """Write mono audio given at 16 kHz as a 16-bit wav at `rate`."""
     if rate != SAMPLE_RATE:
         samples = np.clip(resample_poly(samples, rate // SAMPLE_RATE, 1), -1, 1)
-    soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
+    with replacing(path) as aside:
+        soundfile.write(aside, samples, rate, subtype="PCM_16", format="WAV")
 
 
 def build_desed(
@@ -80,8 +91,8 @@ def build_desed(
 ) -> dict[str, Any]:
     """Build a miniature DESED in its layout: ``metadata/…`` (TSVs, durations) and ``audio/…`` (10 s, 16 kHz, mono).
 
-    Ten classes; training clips are made of training sources, validation clips of evaluation sources (those that the
-    miniature AudioSet evaluates on with the same seed). Returns the content of summary.json.
+    Training clips are made of training sources, validation clips of the sources that the miniature AudioSet with the
+    same seed evaluates on. Returns the content of summary.json.
     """
     directory = Path(directory)
     pools = _pools(recordings_dir, seed, DESED_CLASSES)
@@ -92,14 +103,11 @@ def build_desed(
     }
     found: dict[str, dict[str, Scene]] = {}
     for name, (folder, count, pool, stream) in parts.items():
-        (directory / folder).mkdir(parents=True, exist_ok=True)
         found[name] = {}
         for file, scene in _desed_clips(name, count, pool, seed, stream):
             write_wav(directory / folder / file, scene.samples)
             found[name][file] = scene
     train, validation = directory / "metadata/train", directory / "metadata/validation"
-    (train / "synthetic21_train").mkdir(parents=True, exist_ok=True)
-    validation.mkdir(parents=True, exist_ok=True)
     weak = [(file, ",".join(sorted({e[0] for e in scene.events}))) for file, scene in found["weak"].items()]
     write_text(train / "weak.tsv", _tsv(("filename", "event_labels"), weak))
     write_text(train / "synthetic21_train/soundscapes.tsv", _events_tsv(found["synthetic"]))
@@ -111,7 +119,7 @@ def build_desed(
         for name, scenes in found.items()
     }
     summary = {"seed": seed, "clips": {name: len(scenes) for name, scenes in found.items()}, "events": events}
-    write_text(directory / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_json(directory / "summary.json", summary)
     return summary
 
 
@@ -119,7 +127,7 @@ def _desed_clips(name: str, count: int, pool: Pool, seed: int, stream: int) -> l
     rng = np.random.default_rng([seed, stream])
     classes = sorted(pool.events)
     sizes = clip_sizes(count, rng)
-    # Speech leads in DESED by far; the others are about as frequent as each other.
+    # Speech is by far the most frequent class of DESED; the others are about equally frequent.
     weights = [3.0 if label == "Speech" else 1.0 for label in classes]
     clips = []
     for number, labels in enumerate(deal_classes(classes, weights, sizes, rng)):
@@ -149,23 +157,22 @@ def _events_tsv(scenes: dict[str, Scene]) -> str:
 def build_dcase16(
     directory: str | Path, *, seed: int, n_files: int = 10, recordings_dir: str | Path = "miniature"
 ) -> dict[str, Any]:
-    """Build a miniature DCASE 2016 Task 2 as HEAR prepares it: 120-s files at 48 kHz, a JSON a split, 11 classes.
+    """Build a miniature DCASE 2016 Task 2 as HEAR prepares it: 120-s files at 48 kHz, one JSON per split, 11 classes.
 
-    The original's design: 2 to 4 events of each class in a file, at one event-to-background ratio (0, 6 or 12 dB here),
-    one after the other (poly 0) or anywhere (poly 1). Files are split 60/20/20; test files are made of evaluation
-    sources. Returns the content of summary.json.
+    As in the original, a file has 2 to 4 events of each class at one event-to-background ratio (here 0, 6 or 12 dB),
+    without overlap (poly 0) or anywhere (poly 1). Files are split 60/20/20; test files are made of evaluation sources.
+    Returns the content of summary.json.
     """
     directory = Path(directory)
     pools = _pools(recordings_dir, seed, DCASE16_CLASSES)
     n_test = n_valid = max(1, n_files // 5)
     counts = {"train": n_files - n_test - n_valid, "valid": n_valid, "test": n_test}
     if counts["train"] < 1:
-        raise ValueError(f"{n_files} files cannot be split in three; at least 3 are needed")
+        raise ValueError(f"{n_files} files cannot be split into three; at least 3 are needed")
     splits: dict[str, dict[str, Scene]] = {}
     number = 0
     for split, count in counts.items():
         folder = directory / str(HEAR_RATE) / split
-        folder.mkdir(parents=True, exist_ok=True)
         splits[split] = {}
         for _ in range(count):
             ebr, nec, poly = (0, 6, 12)[number % 3], (2, 3, 4)[(number // 2) % 3], number % 2
@@ -208,7 +215,7 @@ def write_hear(
             ]
             for name, scene in scenes.items()
         }
-        write_text(directory / f"{split}.json", json.dumps(content, indent=1) + "\n")
+        write_json(directory / f"{split}.json", content)
     rows = "".join(f"{k},{label}\n" for k, label in enumerate(labels))
     write_text(directory / "labelvocabulary.csv", "idx,label\n" + rows)
     about = {
@@ -221,8 +228,119 @@ def write_hear(
         "splits": list(splits),
         "evaluation": ["event_onset_50ms_fms"],
     }
-    write_text(directory / "task_metadata.json", json.dumps(about, indent=1) + "\n")
+    write_json(directory / "task_metadata.json", about)
     events = {split: sum(len(scene.events) for scene in scenes.values()) for split, scenes in splits.items()}
     summary = {"seed": seed, "files": {split: len(s) for split, s in splits.items()}, "events": events}
-    write_text(directory / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_json(directory / "summary.json", summary)
     return summary
+
+
+# -- MAESTRO ---------------------------------------------------------------------------------------------------------
+# No recordings of single piano notes under a suitable licence were found, so notes are made by additive synthesis:
+# partials a little sharper than harmonic (stiff strings), higher ones weaker and shorter, low notes ringing longer, a
+# knock at the onset, a damper at the end. Room noise is a real background.
+
+
+def tone(
+    pitch: int, *, brightness: float, stretch: float, ring: float, rng: np.random.Generator
+) -> Float[np.ndarray, " samples"]:
+    """A struck string of MIDI number `pitch` that rings for 2.5 s, at unit peak.
+
+    Args:
+        brightness: exponent with which the partials decrease; larger is duller.
+        stretch: inharmonicity coefficient B in ``f_k = k f_0 sqrt(1 + B k²)``.
+        ring: factor on the decay times.
+    """
+    f0 = 440.0 * 2 ** ((pitch - 69) / 12)
+    partials = np.arange(1, 17)
+    frequency = partials * f0 * np.sqrt(1 + stretch * partials**2)
+    partials, frequency = partials[frequency < 7_500], frequency[frequency < 7_500]
+    time = np.arange(round(_LONGEST * SAMPLE_RATE)) / SAMPLE_RATE
+    decay = ring * 1.6 * 2 ** (-(pitch - 60) / 18) / (1 + 0.25 * (partials - 1))
+    out = np.zeros(len(time))
+    for k, f, tau, phase in zip(partials, frequency, decay, rng.uniform(0, 2 * np.pi, len(partials))):
+        out += k**-brightness * np.exp(-time / tau) * np.sin(2 * np.pi * f * time + phase)
+    knock = rng.standard_normal(len(time)) * np.exp(-time / 0.006)
+    out = out / np.abs(out).max() + 0.08 * knock
+    out[:32] *= np.linspace(0, 1, 32)  # 2 ms of fade-in avoid a click
+    return (out / np.abs(out).max()).astype(np.float32)
+
+
+def write_music(rng: np.random.Generator, *, low: int, high: int, rate: float) -> list[tuple[int, float, float]]:
+    """Notes (pitch, onset, offset in s) of a piece: chords and runs of one scale, `rate` strokes a second.
+
+    A key is not struck again while it sounds.
+    """
+    scale = np.array([0, 2, 4, 5, 7, 9, 11]) + int(rng.integers(12))
+    keys = np.array([p for p in range(low, high + 1) if (p - scale[0]) % 12 in (scale - scale[0])])
+    notes: list[tuple[int, float, float]] = []
+    free = dict.fromkeys(range(low, high + 1), 0.0)
+    time, place = 0.4, len(keys) // 2
+    while time < HEAR_SECONDS - 0.6:
+        size = int(rng.choice([1, 2, 3], p=[0.6, 0.22, 0.18]))
+        place = int(np.clip(place + rng.integers(-4, 5), 0, len(keys) - 1))
+        length = float(np.clip(rng.lognormal(-0.7, 0.6), 0.12, _LONGEST - 0.1))
+        for step in range(size):
+            pitch = int(keys[min(place + 2 * step, len(keys) - 1)])
+            onset = time + float(rng.uniform(0, 0.012)) * step
+            if free[pitch] <= onset:
+                offset = min(onset + length, HEAR_SECONDS - 0.1)
+                notes.append((pitch, round(onset, 3), round(offset, 3)))
+                free[pitch] = offset + 0.06
+        time += float(rng.choice([0.5, 1.0, 1.0, 2.0])) * 1.5 / rate
+    return notes
+
+
+def play(notes: list[tuple[int, float, float]], backgrounds: list[Recording], rng: np.random.Generator) -> Scene:
+    """Synthesise notes: one instrument per piece, one velocity per note, over a faint real background."""
+    character = {
+        "brightness": float(rng.uniform(0.9, 1.6)),
+        "stretch": float(rng.uniform(1e-4, 6e-4)),
+        "ring": float(rng.uniform(0.7, 1.3)),
+    }
+    tones = {p: tone(p, rng=rng, **character) for p in sorted({pitch for pitch, _, _ in notes})}
+    out = np.zeros(HEAR_SECONDS * SAMPLE_RATE, np.float32)
+    damper = round(_DAMPER * SAMPLE_RATE)
+    for pitch, onset, offset in notes:
+        at, n = round(onset * SAMPLE_RATE), round((offset - onset) * SAMPLE_RATE)
+        sound = tones[pitch][: n + damper].copy()
+        sound[n:] *= np.linspace(1, 0, len(sound) - n, dtype=np.float32)
+        sound *= 10 ** (rng.uniform(-14, 0) / 20)
+        out[at : at + len(sound)] += sound[: len(out) - at]
+    out += 10 ** (rng.uniform(-55, -42) / 20) * ground(backgrounds, len(out), rng)
+    events = sorted(((str(p), a, b) for p, a, b in notes), key=lambda event: (event[1], event[0]))
+    return Scene(out * (0.7 / float(np.abs(out).max())), events)
+
+
+def build_maestro(
+    directory: str | Path,
+    *,
+    seed: int,
+    n_files: int = 9,
+    n_folds: int = 3,
+    low: int = 53,
+    high: int = 72,
+    rate: float = 3.0,
+    recordings_dir: str | Path = "miniature",
+) -> dict[str, Any]:
+    """Build a miniature MAESTRO 5h: 120-s pieces at 48 kHz in folds, ``fold00.json`` …, 88 pitches as classes.
+
+    Args:
+        low, high: range of the pitches played; a small range is learnt from fewer files.
+        rate: strokes per second.
+    Returns:
+        The content of summary.json.
+    """
+    directory = Path(directory)
+    if not (PITCHES[0] <= low < high <= PITCHES[-1] and n_files >= n_folds >= 2):
+        raise ValueError(f"cannot make {n_files} pieces in {n_folds} folds with pitches {low} to {high}")
+    backgrounds = load_library(recordings_dir).split(seed)["weak"].backgrounds
+    folds: dict[str, dict[str, Scene]] = {f"fold{k:02d}": {} for k in range(n_folds)}
+    for number in range(n_files):
+        rng = np.random.default_rng([seed, 30, number])
+        scene = play(write_music(rng, low=low, high=high, rate=rate), backgrounds, rng)
+        fold, name = f"fold{number % n_folds:02d}", f"MIDI-Miniature_{number:02d}_R1_2026_wav.wav"
+        folder = directory / str(HEAR_RATE) / fold
+        write_wav(folder / name, scene.samples, rate=HEAR_RATE)
+        folds[fold][name] = scene
+    return write_hear(directory, folds, [str(p) for p in PITCHES], seed=seed, task="maestro")

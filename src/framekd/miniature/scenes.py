@@ -1,22 +1,170 @@
-"""Scenes: recordings of events over real backgrounds, with labels that say where each can be heard."""
+"""Recordings of events and backgrounds, and scenes that mix them, with labels that say when each event is audible."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+import soundfile
+from jaxtyping import Bool, Float
 from scipy.signal import lfilter
 
-from framekd.events import merge_events
-from framekd.miniature.recordings import SAMPLE_RATE, Pool, Recording, envelope, sounding_parts
+from framekd.config import UserError
+from framekd.events import active_runs, merge_events
+from framekd.units import SAMPLE_RATE
 
+ENVELOPE_STEP = 80
+"""Samples between two values of an envelope: 5 ms."""
+ENVELOPE_WINDOW = 160
+"""Samples under one value of an envelope: 10 ms. Longer windows would blur an onset by more than 20 ms."""
+BACKGROUND = "Background"
 EVENTS_PER_CLIP = ((1, 0.12), (2, 0.24), (3, 0.30), (4, 0.22), (5, 0.12))
-"""How many events a clip has, and how often: three on average."""
+"""Numbers of events in a clip with their probabilities: three on average."""
 SNR_DB = (0.0, 20.0)
-_AUDIBLE_DB = -30.0  # under an event's own peak nothing counts as heard …
-_MASKED_DB = -8.0  # … nor this far under the background
+_GAP = 0.25  # s; a shorter pause within a recording does not end its event
+_SHORTEST = 0.01  # s
+_AUDIBLE_DB = -30.0  # an event is inaudible below this level, relative to its own peak …
+_MASKED_DB = -8.0  # … and below this level relative to the background
+
+
+# -- recordings ------------------------------------------------------------------------------------------------------
+
+
+def envelope(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " steps"]:
+    """Root mean square over 10 ms every 5 ms; step i is centred on sample ``80 i + 40``."""
+    steps = max(1, -(-len(samples) // ENVELOPE_STEP))
+    total = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    middle = np.arange(steps) * ENVELOPE_STEP + ENVELOPE_STEP // 2
+    low = np.clip(middle - ENVELOPE_WINDOW // 2, 0, len(samples))
+    high = np.clip(middle + ENVELOPE_WINDOW // 2, 0, len(samples))
+    return np.sqrt((total[high] - total[low]) / np.maximum(high - low, 1))
+
+
+def sounding_parts(
+    level: Float[np.ndarray, " steps"], threshold: float, *, gap: float = _GAP, shortest: float = _SHORTEST
+) -> list[tuple[float, float]]:
+    """Spans (seconds) with the envelope above `threshold`; pauses under `gap` are closed, short spans dropped."""
+    above: Bool[np.ndarray, " steps"] = level > threshold
+    _, first, last = active_runs(above[:, None])
+    step = ENVELOPE_STEP / SAMPLE_RATE
+    parts: list[tuple[float, float]] = []
+    for begin, end in zip(first * step, last * step):
+        if parts and begin - parts[-1][1] < gap:
+            parts[-1] = (parts[-1][0], float(end))
+        else:
+            parts.append((float(begin), float(end)))
+    return [(begin, end) for begin, end in parts if end - begin >= shortest]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording: file name, class (display name), its mid, the source it came from, and its samples at 16 kHz."""
+
+    name: str
+    label: str
+    mid: str
+    source: str
+    samples: Float[np.ndarray, " samples"] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Recordings for the scenes of one split: {class: recordings}, and backgrounds."""
+
+    events: dict[str, list[Recording]]
+    backgrounds: list[Recording]
+    speed: float = 0.08
+    """Largest change of speed of a take, as a share."""
+    tilt: float = 5.0
+    """Largest tilt of the spectrum of a take, in dB."""
+
+    def sources(self) -> set[tuple[str, str]]:
+        """(class, source group) of everything in the pool."""
+        every = [r for recordings in self.events.values() for r in recordings] + self.backgrounds
+        return {(r.label, r.source) for r in every}
+
+
+@dataclass(frozen=True)
+class Library:
+    """All recordings, and per class (in alphabetical order) its mid and its number of events in AudioSet Strong."""
+
+    recordings: list[Recording]
+    mids: dict[str, str]
+    frequency: dict[str, int]
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.mids)
+
+    def split(self, seed: int) -> dict[str, Pool]:
+        """Pools ``strong``, ``weak`` and ``eval``; no source of ``eval`` is in the others.
+
+        Of the n sources of a class, round(n / 3) are for evaluation. If n >= 5, round(n / 5) of the others are for
+        clips with weak labels only, so that Step 2 sees sounds that strong training does not. ``weak`` also has the
+        sources of ``strong``. The assignment is drawn from (seed, class). Takes of training sources vary more than
+        those of evaluation sources, because a class has only two or three training sources.
+        """
+        events: dict[str, dict[str, list[Recording]]] = {"strong": {}, "weak": {}, "eval": {}}
+        grounds: dict[str, list[Recording]] = {"strong": [], "weak": [], "eval": []}
+        for number, label in enumerate([*self.classes, BACKGROUND]):
+            mine = [r for r in self.recordings if r.label == label]
+            sources = sorted({r.source for r in mine})
+            order = np.random.default_rng([seed, 1, number]).permutation(len(sources))
+            n_eval, n_weak = round(len(sources) / 3), round(len(sources) / 5) if len(sources) >= 5 else 0
+            if label == BACKGROUND:
+                n_weak = 0
+            role = ["eval"] * n_eval + ["weak"] * n_weak + ["strong"] * (len(sources) - n_eval - n_weak)
+            of = {sources[place]: role[rank] for rank, place in enumerate(order)}
+            shares = {
+                "strong": [r for r in mine if of[r.source] == "strong"],
+                "weak": [r for r in mine if of[r.source] != "eval"],
+                "eval": [r for r in mine if of[r.source] == "eval"],
+            }
+            for split, share in shares.items():
+                if label == BACKGROUND:
+                    grounds[split] = share
+                else:
+                    events[split][label] = share
+        wide = {"speed": 0.25, "tilt": 10.0}
+        return {split: Pool(events[split], grounds[split], **({} if split == "eval" else wide)) for split in events}
+
+
+def load_library(directory: str | Path) -> Library:
+    """Read ``recordings.csv``, ``recordings/`` and ``labels/classes.csv`` of the miniature.
+
+    Raises:
+        UserError: a file is missing or unreadable, a class has fewer than 3 sources, or there are no backgrounds.
+    """
+    directory = Path(directory)
+    table = directory / "recordings.csv"
+    if not table.is_file():
+        raise UserError(f"{table}: not found; the recordings are in the folder miniature/ of the repository")
+    with (directory / "labels" / "classes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    mids = {row["name"]: row["mid"] for row in rows}
+    frequency = {row["name"]: int(row["audioset_strong_events"]) for row in rows}
+    recordings = []
+    with table.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            path = directory / "recordings" / row["file"]
+            try:
+                samples, rate = soundfile.read(path, dtype="float32")
+            except (OSError, soundfile.LibsndfileError) as error:
+                raise UserError(f"{path}: cannot be read ({error}); check out the repository again") from None
+            if rate != SAMPLE_RATE or samples.ndim != 1:
+                raise UserError(f"{path}: expected one channel at {SAMPLE_RATE} Hz, not {samples.ndim} at {rate} Hz")
+            recordings.append(Recording(row["file"], row["class"], row["mid"], row["source_group"], samples))
+    for label in [*mids, BACKGROUND]:
+        n = len({r.source for r in recordings if r.label == label})
+        if n < 3:
+            raise UserError(f"{table}: class {label!r} has {n} source groups; 3 are needed to split by source")
+    return Library(recordings, mids, frequency)
+
+
+# -- scenes ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -30,10 +178,10 @@ class Scene:
 def deal_classes(
     classes: Sequence[str], weights: Sequence[float], counts: Sequence[int], rng: np.random.Generator, *, least: int = 3
 ) -> list[list[str]]:
-    """Share classes out to clips: clip i gets ``counts[i]`` of them.
+    """Assign classes to clips: clip i gets ``counts[i]`` of them.
 
-    Class k occurs in proportion to ``weights[k]`` and at least `least` times (as far as there are places): rare
-    classes exist in every split, and the rest follows the imbalance.
+    Class k occurs in proportion to ``weights[k]``, but at least `least` times if there are enough places, so that rare
+    classes are in every split.
     """
     total, n = int(sum(counts)), len(classes)
     share = np.asarray(weights, np.float64) / np.sum(weights)
@@ -49,7 +197,7 @@ def deal_classes(
 
 
 def clip_sizes(n: int, rng: np.random.Generator) -> list[int]:
-    """How many events each of `n` clips has, drawn from `EVENTS_PER_CLIP`."""
+    """Numbers of events of `n` clips, drawn from `EVENTS_PER_CLIP`."""
     sizes, chances = zip(*EVENTS_PER_CLIP)
     return [int(k) for k in rng.choice(sizes, size=n, p=chances)]
 
@@ -57,7 +205,7 @@ def clip_sizes(n: int, rng: np.random.Generator) -> list[int]:
 def vary(
     samples: Float[np.ndarray, " samples"], rng: np.random.Generator, *, speed: float = 0.08, tilt: float = 5.0
 ) -> Float[np.ndarray, " varied"]:
-    """Another take of a recording: up to a share `speed` faster or slower, its spectrum tilted by up to `tilt` dB."""
+    """A take of a recording: faster or slower by a share of up to `speed`, its spectrum tilted by up to `tilt` dB."""
     at = np.arange(0, len(samples) - 1, 1.0 + speed * rng.uniform(-1, 1))
     whole = at.astype(np.int64)
     part = (at - whole).astype(np.float32)
@@ -71,7 +219,7 @@ def vary(
 def ground(
     backgrounds: Sequence[Recording], n_samples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, " n_samples"]:
-    """A background of unit power: a real recording repeated; sometimes a second one, or noise, over it."""
+    """A background of unit power: a repeated recording, sometimes with a second one or with noise."""
     first = backgrounds[int(rng.integers(len(backgrounds)))]
     bed = _repeat(vary(first.samples, rng), n_samples, rng)
     kind = rng.random()
@@ -86,7 +234,7 @@ def ground(
 
 
 def _repeat(samples: np.ndarray, n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """`samples` over and over from a random place, half-second cross-fades between, at unit power."""
+    """Repeat `samples` from a random place with cross-fades of half a second, at unit power."""
     fade = min(SAMPLE_RATE // 2, len(samples) // 3)
     ramp = np.sqrt(np.linspace(0, 1, fade, dtype=np.float32))
     piece = samples.copy()
@@ -103,7 +251,7 @@ def _repeat(samples: np.ndarray, n_samples: int, rng: np.random.Generator) -> np
 
 @dataclass(frozen=True)
 class Placed:
-    """A recording laid into a scene: a class, where its first sample goes, and the samples (a varied take)."""
+    """A take in a scene: its class, the position of its first sample, and its samples."""
 
     label: str
     at: int
@@ -111,7 +259,7 @@ class Placed:
 
 
 def take(pool: Pool, label: str, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
-    """A varied take of a recording of `label`: the source is drawn first, so that long series do not outweigh."""
+    """A take of a recording of `label`; the source is drawn first, so that sources are equally frequent."""
     recordings = pool.events[label]
     sources = sorted({r.source for r in recordings})
     source = sources[rng.integers(len(sources))]
@@ -120,7 +268,7 @@ def take(pool: Pool, label: str, rng: np.random.Generator) -> Float[np.ndarray, 
 
 
 def lay(labels: Sequence[str], pool: Pool, rng: np.random.Generator, *, window: tuple[float, float]) -> list[Placed]:
-    """Takes of `labels` at random places that begin and, where they are short enough, end within `window` (seconds)."""
+    """Takes of `labels` at random places: they begin within `window` (seconds), and end in it if short enough."""
     placed = []
     for label in labels:
         samples = take(pool, label, rng)
@@ -137,12 +285,12 @@ def mix(
     *,
     snr_db: tuple[float, float] = SNR_DB,
 ) -> Scene:
-    """Lay events over a background of unit power, each at its own ratio, and say where each is heard.
+    """Mix events with a background of unit power, each at its own signal-to-noise ratio, and label the audible parts.
 
-    The signal-to-noise ratio is the power of the event's sounding part over that of the background. A label spans
-    where the event's own envelope (10 ms) is above −30 dB of its peak and also above −8 dB of the background, over all
-    frequencies or after pre-emphasis (wind does not hide a bell); times are rounded to milliseconds, and spans of one
-    class that touch are one event. What runs over the end is cut off.
+    The ratio is the power of the sounding part of the event over the power of the background. A label covers the time
+    in which the envelope of the event is above −30 dB of its own peak and above −8 dB of the background, over all
+    frequencies or after pre-emphasis (low-frequency wind does not mask a bell). Times are rounded to milliseconds.
+    Spans of one class that touch are one event. Sound after the end of the background is cut off.
     """
     hiss = max(float(np.sqrt(np.mean(np.square(_emphasise(bed))))), 1e-9)
     out = bed.astype(np.float32, copy=True)
@@ -159,14 +307,14 @@ def mix(
         heard = np.minimum(level / (peak * 10 ** (_AUDIBLE_DB / 20)), over_bed)
         begin = event.at / SAMPLE_RATE
         rows += [(event.label, begin + a, begin + b) for a, b in sounding_parts(heard, 1.0)]
-    # A quiet room or a loud street; never clipped.
+    # Random loudness, without clipping.
     out *= 10 ** (rng.uniform(-48, -30) / 20)
     out *= min(1.0, 0.95 / max(float(np.abs(out).max()), 1e-9))
     return Scene(out, _merged(rows, len(out) / SAMPLE_RATE))
 
 
 def _emphasise(samples: np.ndarray) -> np.ndarray:
-    """First differences: 6 dB an octave towards the high frequencies."""
+    """First differences: +6 dB per octave."""
     return np.diff(samples, prepend=samples[:1])
 
 

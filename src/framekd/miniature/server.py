@@ -1,4 +1,4 @@
-"""A local web server in YouTube's place: watch pages that are the media themselves."""
+"""A local web server that replaces YouTube: its watch pages are the media files themselves."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self.wfile.write(file.read(count))
         except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the reader has what it wanted
+            self.close_connection = True  # the client has left, which is not an error
 
     def _file(self) -> Path | None:
         """The file behind ``/watch?v=ID`` or ``/media/NAME``; only files of the index exist."""
@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _span(header: str | None, size: int) -> tuple[int, int, bool] | None:
-    """(first byte, last byte, whether it is a part) that a Range header asks for; None if there is no such part."""
+    """(first byte, last byte, whether partial) of a Range header; None if the range cannot be satisfied."""
     found = _RANGE.fullmatch(header.strip()) if header else None
     if found is None or found.groups() == ("", ""):
         return (0, size - 1, False)
@@ -102,7 +102,7 @@ class _Server(ThreadingHTTPServer):
     names: frozenset[str]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Silent about clients that went away; anything else is a fault of ours and is shown."""
+        """Ignore clients that left; show all other errors."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -110,8 +110,8 @@ class _Server(ThreadingHTTPServer):
 class serve:
     """Serve a media folder (with its ``index.json``) on 127.0.0.1 while the ``with`` block runs.
 
-    ``GET /watch?v=ID`` and ``/media/FILE`` give the media, with HEAD and byte ranges; anything else, and a video that
-    is gone, is a 404. ``server.url`` is the pattern of the pages: ``http://127.0.0.1:PORT/watch?v={ytid}``.
+    ``GET /watch?v=ID`` and ``/media/FILE`` return the media; HEAD and byte ranges work. Everything else, and a missing
+    video, is a 404. ``server.url`` is the address of a page: ``http://127.0.0.1:PORT/watch?v={ytid}``.
 
     Raises:
         UserError: the folder has no index.json.
@@ -143,10 +143,10 @@ class serve:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port of the server."""
         return int(self._server.server_address[1])
 
     @property
     def url(self) -> str:
-        """The address of a video's page, with ``{ytid}`` where its id goes."""
+        """The address of the page of a video, with ``{ytid}`` in place of its id."""
         return f"http://127.0.0.1:{self.port}/watch?v={{ytid}}"

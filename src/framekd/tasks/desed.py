@@ -1,4 +1,4 @@
-"""DESED (DCASE 2023 Task 4): weak real and strong synthetic clips, 10 classes; PSDS1 with the variance penalty."""
+"""DESED (DCASE 2023 Task 4): weakly labelled real and strongly labelled synthetic clips, 10 classes; PSDS1."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from framekd.config import Task, UserError
 from framekd.data import ClipSet, labelled
 from framekd.labels import ClassList
 from framekd.metrics import median_filter, psds1
-from framekd.tasks.problem import Audio, Part, Problem, Run, Score, find
+from framekd.tasks.problem import Audio, Events, Part, Problem, Run, Score, find
 
-# Where DESED's own tool, the DCASE baseline and the miniature keep things; 16-kHz copies come first.
+# Layouts of the DESED tool, the DCASE baseline and the miniature; copies at 16 kHz come first.
 METADATA = {
     "weak": ("metadata/train/weak.tsv", "weak.tsv"),
     "synthetic": (
@@ -41,7 +41,6 @@ AUDIO = {
         "validation",
     ),
 }
-Events = dict[str, list[tuple[float, float, str]]]
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -53,7 +52,10 @@ def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def read_strong(path: Path) -> Events:
-    """Events by file: columns filename, onset, offset, event_label; a file without events has empty cells."""
+    """Read events by file from a TSV with columns filename, onset, offset (s) and event_label.
+
+    A row with empty cells is a file without events. UserError names the line of a wrong time.
+    """
     out: Events = {}
     for number, row in enumerate(_rows(path, ("filename", "onset", "offset", "event_label")), start=2):
         events = out.setdefault(row["filename"], [])
@@ -62,27 +64,29 @@ def read_strong(path: Path) -> Events:
         try:
             onset, offset = float(row["onset"]), float(row["offset"])
         except ValueError:
-            raise UserError(f"{path}: line {number}: onset and offset must be seconds") from None
+            raise UserError(f"{path}: line {number}: onset and offset must be numbers of seconds") from None
         if not 0 <= onset <= offset:
-            raise UserError(f"{path}: line {number}: an event from {onset} to {offset} s")
+            raise UserError(f"{path}: line {number}: an event cannot last from {onset} to {offset} s")
         events.append((onset, offset, row["event_label"]))
     return out
 
 
 def read_weak(path: Path) -> dict[str, list[str]]:
-    """Labels by file: columns filename, event_labels (comma separated)."""
+    """Read labels by file from a TSV with columns filename and event_labels (separated by commas)."""
     rows = _rows(path, ("filename", "event_labels"))
     return {row["filename"]: [label for label in row["event_labels"].split(",") if label] for row in rows}
 
 
 def _audio(root: Path, kind: str, wanted: Sequence[str]) -> Audio:
-    """The files of `kind` that are there; what is missing is counted aloud, for real clips do vanish."""
+    """The files of `kind` that exist; missing ones are counted on stderr, because videos are removed from YouTube."""
     folder = find(root, *AUDIO[kind])
     files = {name: folder / name for name in wanted if (folder / name).is_file()}
     if not files:
-        raise UserError(f"{folder}: none of the {len(wanted)} files of the {kind} list is there")
+        raise UserError(
+            f"{folder}: has none of the {len(wanted)} files listed as {kind}; check downstream: {{DESED: {{data: …}}}}"
+        )
     if len(files) < len(wanted):
-        print(f"DESED {kind}: {len(files)} of {len(wanted)} files are there ({folder})", file=sys.stderr)
+        print(f"DESED {kind}: {len(files)} of {len(wanted)} files found in {folder}", file=sys.stderr)
     return Audio(files, root / f"cache-16k-{kind}.h5")
 
 
@@ -91,9 +95,9 @@ def _pools(root: Path) -> tuple[ClassList, dict[str, ClipSet]]:
     strong = {kind: read_strong(find(root, *METADATA[kind])) for kind in ("synthetic", "validation")}
     classes = ClassList.of(sorted({c for labels in weak.values() for c in labels}))
     for kind, events in strong.items():
-        strange = {c for rows in events.values() for _, _, c in rows if c not in classes}
-        if strange:
-            raise UserError(f"{root}: {kind} has {', '.join(sorted(strange))}, which no weak clip has")
+        unknown = {c for rows in events.values() for _, _, c in rows if c not in classes}
+        if unknown:
+            raise UserError(f"{root}: the {kind} clips have {', '.join(sorted(unknown))}, which no weak clip has")
     pools = {}
     for kind, events in strong.items():
         audio = _audio(root, kind, list(events))
@@ -104,7 +108,7 @@ def _pools(root: Path) -> tuple[ClassList, dict[str, ClipSet]]:
 
 
 def scorer(clips: ClipSet, options: Task) -> Score:
-    """PSDS1 with the variance penalty (`value`), and without it, of median-filtered scores."""
+    """The score of DESED: PSDS1 of median-filtered probabilities, with the variance penalty (`value`) and without."""
     truth, names = clips.ground_truth(), list(clips.classes.names)
     durations = dict(zip(clips.ids, clips.durations.tolist()))
 
@@ -116,10 +120,10 @@ def scorer(clips: ClipSet, options: Task) -> Score:
     return score
 
 
-def load(root: Path, options: Task, *, seeds: Sequence[int]) -> Problem:
-    """Half of each batch strong synthetic, half weak; tested on the validation clips; one run a seed."""
+def load(root: Path, options: Task) -> Problem:
+    """Read DESED: a batch is half synthetic (strong) and half weak clips; tested on validation; one run per seed."""
     classes, pools = _pools(root)
     whole = {name: Part(name, np.arange(len(pool))) for name, pool in pools.items()}
     train, test = (whole["synthetic"], whole["weak"]), whole["validation"]
-    runs = tuple(Run(str(seed), seed, train, test) for seed in seeds)
+    runs = tuple(Run(str(seed), seed, train, test) for seed in options.seeds)
     return Problem("DESED", classes, pools, runs, "both", scorer(pools["validation"], options))

@@ -1,16 +1,15 @@
-"""Frozen transformers: features once, then the heads of all runs as one batched problem.
+"""Frozen transformers: compute the features once, then train the heads of all runs together.
 
-The transformer is in evaluation mode and never changes, so each crop's sequence is computed once. Clips longer than
-10 s give crops every 5 s in place of crops drawn at random (every 10 s where the recipe has random_crop off). Runs
-(seeds, folds) differ only in their first heads, their clips and the order of these: they are trained side by side, each
-with its own loss, gradients and optimiser.
+The transformer is in evaluation mode and never changes, so the sequence of each crop is computed once. Clips longer
+than 10 s give a crop every 5 s instead of random crops (every 10 s if `random_crop` is off). Runs (seeds, folds) differ
+in their initial heads, their clips and the order of these. They are trained side by side as one batched problem; each
+has its own loss, gradients and optimiser state.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,23 +19,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from framekd.config import Recipe, UserError
+from framekd.config import HeadRecipe, UserError
 from framekd.data import Cutter
-from framekd.events import CLIP_FRAMES
-from framekd.models.frame import FrameModel, init_linear
+from framekd.inference import autocast
+from framekd.models import FrameModel, attention_pool, init_linear
 from framekd.optim import build_optimiser, factor, set_rate
-from framekd.predict import HOP
-from framekd.tasks.problem import Part, Problem, Run
+from framekd.tasks.problem import Part, Problem, Run, frame_count, join_crops, share_of
 from framekd.train import numpy_generator, torch_generator
+from framekd.units import CLIP_FRAMES
 
 CROP_HOP = CLIP_FRAMES // 2
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Sequences of a pool's crops, with labels: a row a crop, `clip` and `start` (label frames) say which.
+    """Sequences and labels of the crops of a pool, one row per crop.
 
-    features: float16, in the device's memory where they fit.
+    Attributes:
+        clip: [crops], position of the clip in the pool.
+        start: [crops], label frame at which the crop begins.
+        features: float16, in the memory of the device if they fit.
     """
 
     clip: np.ndarray
@@ -51,7 +53,7 @@ class Crops:
 
 
 def crop_starts(frames: int, *, dense: bool) -> list[int]:
-    """Where the crops of a clip of so many label frames begin: every 10 s to its end; `dense` adds those between."""
+    """Label frames at which the crops of a clip begin: every 10 s; `dense` adds the crops halfway between."""
     starts = set(range(0, max(frames, 1), CLIP_FRAMES))
     if dense:
         starts |= set(range(CROP_HOP, frames - CLIP_FRAMES + 1, CLIP_FRAMES))
@@ -59,15 +61,14 @@ def crop_starts(frames: int, *, dense: bool) -> list[int]:
 
 
 @torch.no_grad()
-def compute(model: FrameModel, problem: Problem, recipe: Recipe, *, device: torch.device) -> dict[str, Crops]:
-    """Features of all crops that some run trains on or is tested on."""
+def compute(model: FrameModel, problem: Problem, recipe: HeadRecipe, *, device: torch.device) -> dict[str, Crops]:
+    """Features and labels of all crops, by pool."""
     model.to(device).eval()
     out = {}
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision) if device.type == "cuda" else None
     trained = {part.pool for run in problem.runs for part in run.train}
     for name, pool in problem.pools.items():
-        frames = -(-pool.samples // HOP)
-        starts = [crop_starts(int(n), dense=name in trained and recipe.random_crop) for n in frames]
+        dense = name in trained and recipe.random_crop
+        starts = [crop_starts(n, dense=dense) for n in frame_count(pool.samples).tolist()]
         clip = np.repeat(np.arange(len(pool)), [len(s) for s in starts])
         start = np.concatenate([np.array(s, np.int64) for s in starts])
         room = _room(len(clip) * CLIP_FRAMES * model.embed_dim * 2, device)
@@ -81,21 +82,27 @@ def compute(model: FrameModel, problem: Problem, recipe: Recipe, *, device: torc
             strong += [] if batch.frame_labels is None else [batch.frame_labels]
             weak += [] if batch.clip_labels is None else [batch.clip_labels]
             mel = model.frontend(batch.waveform.to(device))
-            with torch.autocast(device.type, half) if half else nullcontext():
+            with autocast(device, recipe.precision):
                 features[rows] = model.features(mel).to(torch.float16).to(room)
         out[name] = Crops(clip, start, features, torch.cat(strong) if strong else None, torch.cat(weak))
     return out
 
 
 def _room(size: int, device: torch.device) -> torch.device:
-    """The device, if it has room for `size` bytes in less than half of its free memory; else the host."""
+    """The device if `size` bytes are less than half of its free memory; otherwise the CPU."""
     if device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // 2:
         return device
     return torch.device("cpu")
 
 
 class Heads(nn.Module):
-    """The frame and clip heads of several runs; the same arithmetic as the heads of a model, a run at a time."""
+    """Frame and clip heads of several runs, with the same equations as the heads of a `FrameModel`.
+
+    Args:
+        width: features per frame.
+        attention: attention pooling for clip predictions, otherwise a linear head on the mean over time.
+        init: `head_init` of the recipe.
+    """
 
     def __init__(self, problem: Problem, width: int, *, attention: bool, init: str) -> None:
         super().__init__()
@@ -110,7 +117,7 @@ class Heads(nn.Module):
             if init == "prior":
                 pair[0].bias.data.copy_(torch.from_numpy(problem.log_odds(run)))
             pairs.append(pair)
-        # Biases are one dimension, so that weight decay leaves them alone as it does in a model.
+        # Biases have one dimension, so that AdamW does not decay them, as in a model.
         self.frame_weight, self.frame_bias = _stacked([frame for frame, _ in pairs])
         self.clip_weight, self.clip_bias = _stacked([clip for _, clip in pairs])
 
@@ -127,14 +134,12 @@ class Heads(nn.Module):
         if not self.attention:
             return frame, self._linear(features.mean(2), self.clip_weight, self.clip_bias)
         second = self._linear(flat, self.clip_weight, self.clip_bias).view(runs, batch, frames, -1)
-        attention = second.softmax(dim=-1).clamp(min=1e-7, max=1.0)
-        clip = (frame.sigmoid() * attention).sum(2) / attention.sum(2)
-        return frame, torch.logit(clip, eps=1e-7)
+        return frame, torch.logit(attention_pool(frame, second), eps=1e-7)
 
-    def clip_gradients(self, most: float) -> None:
-        """Scale each run's gradients to a norm of at most `most`."""
+    def clip_gradients(self, max_norm: float) -> None:
+        """Scale the gradients of each run to a norm of at most `max_norm`."""
         grads = [p.grad.view(self.runs, -1) for p in self.parameters() if p.grad is not None]
-        scale = (most / (torch.cat(grads, 1).norm(dim=1) + 1e-6)).clamp(max=1.0)
+        scale = (max_norm / (torch.cat(grads, 1).norm(dim=1) + 1e-6)).clamp(max=1.0)
         for grad in grads:
             grad.mul_(scale[:, None])
 
@@ -145,13 +150,13 @@ def _stacked(layers: Sequence[nn.Linear]) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def _order(run: Run, part: int, epoch: int, rows: np.ndarray, wanted: int) -> np.ndarray:
-    """An epoch's crops of a part of a run: permutations, one after the other."""
+    """Rows of one epoch of a part of a run: as many random permutations as needed, `wanted` rows in all."""
     draw = numpy_generator(run.seed, "order", part, epoch)
     return np.concatenate([rows[draw.permutation(len(rows))] for _ in range(-(-wanted // len(rows)))])[:wanted]
 
 
 def _losses(frame: Tensor, clip: Tensor, frame_labels: list[Tensor], clip_labels: list[Tensor], both: bool) -> Tensor:
-    """Sum over runs of each run's mean loss: frame labels, and for "both" clip labels of the second part."""
+    """Sum over the runs of their mean losses: frame labels, and with `both` also clip labels of the second part."""
     strong = frame_labels[0].transpose(2, 3)
     runs, count = len(frame), strong.shape[1]
     loss = runs * F.binary_cross_entropy_with_logits(frame[:, :count], strong)
@@ -161,17 +166,31 @@ def _losses(frame: Tensor, clip: Tensor, frame_labels: list[Tensor], clip_labels
 
 
 def train(
-    crops: Mapping[str, Crops], problem: Problem, recipe: Recipe, *, lr: float, head: str, device: torch.device,
+    crops: Mapping[str, Crops],
+    problem: Problem,
+    recipe: HeadRecipe,
+    *,
+    lr: float,
+    head: str,
+    device: torch.device,
     progress: bool = False,
-) -> Heads:  # fmt: skip
-    """The heads of all runs, trained for ``recipe.steps()`` steps."""
-    _check(recipe, len(problem.runs[0].train))
+) -> Heads:
+    """Train the heads of all runs.
+
+    Args:
+        crops: features by pool, from :func:`compute`.
+        lr: peak learning rate.
+        head: "linear" or "attention".
+    Raises:
+        UserError: a non-finite loss, or a batch size that the parts do not divide.
+    """
     runs, parts = problem.runs, len(problem.runs[0].train)
+    share = share_of(recipe, parts)
+    size, wanted = share.batch_size, share.epoch_clips
     width = next(iter(crops.values())).features.shape[2]
     heads = Heads(problem, width, attention=head == "attention", init=recipe.head_init).to(device)
     optimiser = build_optimiser(heads, recipe, lr=lr)
     rows = [[crops[part.pool].of(part) for part in run.train] for run in runs]
-    size, wanted = recipe.batch_size // parts, recipe.epoch_clips // parts
     per_epoch = -(-wanted // size)
     total = recipe.epochs * per_epoch
     for step in tqdm(range(total), desc=f"{problem.task} heads", disable=not progress):
@@ -189,7 +208,7 @@ def train(
         frame, clip = heads(torch.cat(features, 1))
         loss = _losses(frame, clip, frame_labels, clip_labels, problem.objective == "both")
         if not math.isfinite(float(loss.detach())):
-            raise UserError(f"{problem.task}: the heads' loss is no number at step {step}; lower frozen.learning_rate")
+            raise UserError(f"{problem.task}: non-finite loss of the heads at step {step}; lower frozen.learning_rate")
         set_rate(optimiser, factor(step, recipe, total=total, peak=lr))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -200,25 +219,15 @@ def train(
 
 
 def _take(source: Tensor, rows: Tensor, device: torch.device) -> Tensor:
-    """source[rows] on the device: rows is [runs, batch]."""
+    """source[rows] on the device; rows is [runs, batch]."""
     return source[rows.to(source.device)].to(device, non_blocking=True)
-
-
-def _check(recipe: Recipe, parts: int) -> None:
-    augment = recipe.augment
-    used = [name for name in ("wavmix", "frame_shift", "mixup", "mixstyle", "filter", "freq_warp", "time_mask")
-            if getattr(augment, name) > 0]  # fmt: skip
-    if used:
-        raise UserError(f"frozen.augment.{used[0]}: features are computed once; write augment: {{{used[0]}: 0.0}}")
-    if recipe.batch_size % parts:
-        raise UserError(f"batch_size: {recipe.batch_size} cannot be cut into {parts} equal parts; write an even number")
 
 
 @torch.no_grad()
 def predict(
-    heads: Heads, crops: Mapping[str, Crops], problem: Problem, *, device: torch.device, batch_size: int
+    heads: Heads, crops: Mapping[str, Crops], problem: Problem, *, batch_size: int, device: torch.device
 ) -> list[dict[str, np.ndarray]]:
-    """Probabilities of each run's test clips: a list (by run) of {clip: [frames, classes]}."""
+    """Probabilities of the test clips, per run: {clip: [frames, classes]}."""
     out = []
     for i, run in enumerate(problem.runs):
         source, pool = crops[run.test.pool], problem.pools[run.test.pool]
@@ -230,11 +239,5 @@ def predict(
             x = _take(source.features, torch.from_numpy(rows[first : first + batch_size]), device).float()
             found.append((x @ weight + bias).sigmoid().cpu().numpy())
         whole, clips = np.concatenate(found), source.clip[rows]
-        out.append({pool.ids[c]: _joined(whole[clips == c], pool.samples[c]) for c in dict.fromkeys(clips.tolist())})
+        out.append({pool.ids[c]: join_crops(whole[clips == c], pool.samples[c]) for c in dict.fromkeys(clips.tolist())})
     return out
-
-
-def _joined(parts: np.ndarray, samples: int) -> np.ndarray:
-    """Successive crops [n, frames, classes] as one clip: up to its last frame, but never less than one crop."""
-    whole = parts.reshape(-1, parts.shape[-1])
-    return whole[: max(-(-int(samples) // HOP), CLIP_FRAMES)]

@@ -1,4 +1,7 @@
-"""Tasks in the layout of HEAR's prepared data: labelvocabulary.csv, one JSON a split, a folder of audio a split."""
+"""The tasks that HEAR prepared: DCASE 2016 Task 2 (office sounds) and MAESTRO 5h (piano).
+
+Their layout: labelvocabulary.csv, and per split a JSON file with events and a folder of audio.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,18 @@ import numpy as np
 
 from framekd.config import Task, UserError
 from framekd.data import ClipSet, labelled
-from framekd.events import FRAME_RATE
+from framekd.events import active_runs
 from framekd.labels import ClassList
 from framekd.metrics import event_f1, median_filter, onset_f1
-from framekd.tasks.problem import Audio, Score, find
+from framekd.tasks.problem import Audio, Events, Part, Problem, Run, Score, find
+from framekd.units import FRAME_RATE, FRAME_SECONDS
 
-FRAME_SECONDS = 1 / FRAME_RATE
 THRESHOLD = 0.5
-Events = dict[str, list[tuple[float, float, str]]]
 _AUDIO = ("16000", "48000", "44100", "22050", "audio")
 
 
 def read_vocabulary(path: Path) -> ClassList:
-    """Classes in the order of their index: columns idx, label."""
+    """Read the classes, in the order of their index, from a CSV with columns idx and label."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"idx", "label"} <= rows[0].keys():
@@ -36,7 +38,7 @@ def read_vocabulary(path: Path) -> ClassList:
 
 
 def read_split(path: Path, classes: ClassList) -> Events:
-    """Events of a split: {file: [(onset, offset, label), …]} in seconds, from milliseconds."""
+    """Read the events of a split. The file has milliseconds, the result has seconds."""
     try:
         content = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -54,19 +56,19 @@ def read_split(path: Path, classes: ClassList) -> Events:
             rows.append((start / 1000, end / 1000, label))
         out[name] = sorted(rows)
     if not out:
-        raise UserError(f"{path}: has no files")
+        raise UserError(f"{path}: lists no files")
     return out
 
 
 def centre_frames(onset: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Half-open spans of the 40-ms frames whose centre lies in [onset, offset + 0.1 µs): HEAR's labels."""
-    begin = np.ceil(onset * FRAME_RATE - 0.5 - 1e-6)  # 0.14 s is the centre of frame 3, whatever floats make of it
+    """Half-open spans (int32) of the 40-ms frames whose centre lies in [onset, offset + 0.1 µs): HEAR's labels."""
+    begin = np.ceil(onset * FRAME_RATE - 0.5 - 1e-6)  # 0.14 s is the centre of frame 3 despite float noise
     end = np.ceil((offset + 1e-7) * FRAME_RATE - 0.5)
     return np.maximum(begin, 0).astype(np.int32), np.maximum(end, 0).astype(np.int32)
 
 
 def read_pool(root: Path, splits: Sequence[str], classes: ClassList) -> tuple[ClipSet, dict[str, list[int]], Events]:
-    """All files of all splits as one set of clips, their positions by split, and their events as annotated."""
+    """All files of all splits as one set of clips, their positions by split, and their annotated events."""
     audio = find(root, *_AUDIO)
     events: Events = {}
     files: dict[str, Path] = {}
@@ -87,21 +89,23 @@ def read_pool(root: Path, splits: Sequence[str], classes: ClassList) -> tuple[Cl
 def detect(
     scores: np.ndarray, classes: Sequence[str], *, min_seconds: float, threshold: float = THRESHOLD
 ) -> list[tuple[float, float, str]]:
-    """Events of probabilities [frames, classes]: runs above the threshold, from their first to their last frame centre.
+    """Events in probabilities: runs of frames above the threshold, from the first to the last frame centre.
 
-    Runs whose first and last centre are less than `min_seconds` apart are dropped.
+    Args:
+        scores: [frames, classes].
+        min_seconds: runs whose first and last centre are closer than this are dropped.
+    Returns:
+        [(onset, offset, class), …] in seconds, sorted by class, then by onset.
     """
-    active = np.pad(scores > threshold, ((1, 1), (0, 0))).astype(np.int8)
-    change = np.diff(active, axis=0).T
-    label, first = np.nonzero(change == 1)
-    last = np.nonzero(change == -1)[1] - 1
+    label, first, end = active_runs(scores > threshold)
+    last = end - 1
     keep = (last - first) * FRAME_SECONDS >= min_seconds - 1e-9
     times = ((np.stack([first, last])[:, keep] + 0.5) * FRAME_SECONDS).tolist()
     return [(a, b, classes[c]) for a, b, c in zip(*times, label[keep].tolist())]
 
 
 def scorer(reference: Events, classes: ClassList, options: Task) -> Score:
-    """HEAR's scores after median filter, threshold 0.5 and least duration: onset F-measure at 50 ms over all events."""
+    """HEAR's scores after median filter, threshold 0.5 and shortest duration; `value` is the onset F at 50 ms."""
 
     def score(predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         wanted = {name: reference[name] for name in predictions}
@@ -123,3 +127,34 @@ def scorer(reference: Events, classes: ClassList, options: Task) -> Score:
         }
 
     return score
+
+
+def load_dcase16(root: Path, options: Task) -> Problem:
+    """DCASE 2016 Task 2: 120-s files, 11 office sounds; trained on train.json, tested on test.json; one run per seed.
+
+    valid.json is not used: the weights of the last epoch count.
+    """
+    classes = read_vocabulary(root / "labelvocabulary.csv")
+    clips, places, events = read_pool(root, ("train", "valid", "test"), classes)
+    train, test = Part("files", np.array(places["train"])), Part("files", np.array(places["test"]))
+    runs = tuple(Run(str(seed), seed, (train,), test) for seed in options.seeds)
+    return Problem("DC16-T2", classes, {"files": clips}, runs, "strong", scorer(events, classes, options))
+
+
+def load_maestro(root: Path, options: Task) -> Problem:
+    """MAESTRO 5h: the first 120 s of piano recordings, 88 pitches; one run per fold (five in the real set).
+
+    Run f is tested on fold f and trained on all others but fold f + 1, on which HEAR validates. Its seed is the first
+    of `options.seeds` plus f.
+    """
+    classes = read_vocabulary(root / "labelvocabulary.csv")
+    folds = sorted(path.stem for path in root.glob("fold*.json"))
+    if len(folds) < 3:
+        raise UserError(f"{root}: found {len(folds)} files fold00.json, fold01.json, …; at least 3 are needed")
+    clips, places, events = read_pool(root, folds, classes)
+    runs = []
+    for f, fold in enumerate(folds):
+        excluded = {fold, folds[(f + 1) % len(folds)]}
+        train = Part("files", np.array(sorted(i for name in folds if name not in excluded for i in places[name])))
+        runs.append(Run(fold, options.seeds[0] + f, (train,), Part("files", np.array(places[fold]))))
+    return Problem("MAESTRO", classes, {"files": clips}, tuple(runs), "strong", scorer(events, classes, options))

@@ -1,4 +1,4 @@
-"""What a downstream task is to the machinery: pools of clips, runs over them, and a way to score predictions."""
+"""A downstream task: pools of clips, training and test runs over them, and the score of predictions."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import soundfile
 from filelock import FileLock
 
 from framekd.audio import decode
-from framekd.config import UserError
+from framekd.config import HeadRecipe, UserError
 from framekd.data import Arrays, ClipSet
 from framekd.labels import ClassList
-from framekd.store import SAMPLE_RATE, Shard, StoredClip, StoreError, write_shard
+from framekd.store import Shard, StoredClip, StoreError, write_shard
+from framekd.units import CLIP_FRAMES, FRAME_SAMPLES, SAMPLE_RATE
 
+Events = dict[str, list[tuple[float, float, str]]]
+"""Events by clip: (onset, offset, class), in seconds."""
 Score = Callable[[Mapping[str, np.ndarray]], dict[str, float]]
-"""Probabilities {clip: [frames, classes]} of the test clips → metrics in 0..1, the task's own first, as `value`."""
+"""Maps probabilities {clip: [frames, classes]} of the test clips to metrics; `value` is the task's own, 0..1."""
+R = TypeVar("R", bound=HeadRecipe)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its test: a seed, or a fold. Each batch has equally many clips of every part of `train`."""
+    """One training and its test: a seed, or a fold. Each batch has the same number of clips from every part."""
 
     name: str
     seed: int
@@ -41,7 +46,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Problem:
-    """A task's data; `objective`: "strong" (frame labels), or "both" (first part frame labels, second clip labels)."""
+    """The data of a task.
+
+    Attributes:
+        objective: "strong" (frame labels), or "both" (frame labels of the first part, clip labels of the second).
+    """
 
     task: str
     classes: ClassList
@@ -51,32 +60,61 @@ class Problem:
     score: Score
 
     def log_odds(self, run: Run) -> np.ndarray:
-        """[classes]: log odds of a frame showing each class, in the part of a run that has frame labels."""
+        """[classes]: log odds that a frame shows each class, from the part of the run that has frame labels."""
         part = run.train[0]
         return self.pools[part.pool].select(part.clips).log_odds()
 
 
+def share_of(recipe: R, parts: int) -> R:
+    """The recipe for one part of each batch: `batch_size` and `epoch_clips` divided by the number of parts.
+
+    Raises:
+        UserError: `batch_size` is not a multiple of `parts`.
+    """
+    if recipe.batch_size % parts:
+        raise UserError(f"batch_size {recipe.batch_size} is not a multiple of {parts}; write an even number")
+    share = {"batch_size": recipe.batch_size // parts, "epoch_clips": max(1, recipe.epoch_clips // parts)}
+    return recipe.model_copy(update=share)
+
+
+def frame_count(samples: np.ndarray) -> np.ndarray:
+    """Label frames of clips with so many samples; a frame that begins counts."""
+    return -(-samples // FRAME_SAMPLES)
+
+
+def join_crops(crops: np.ndarray, samples: int) -> np.ndarray:
+    """Concatenate the successive 10-s crops of one clip.
+
+    Args:
+        crops: [crops, 250, classes].
+        samples: length of the clip in audio samples.
+    Returns:
+        [frames, classes] up to the last frame of the clip, at least 250 frames.
+    """
+    return crops.reshape(-1, crops.shape[-1])[: max(-(-int(samples) // FRAME_SAMPLES), CLIP_FRAMES)]
+
+
 def find(root: Path, *places: str) -> Path:
-    """The first of `places` below `root` that exists; a sentence with all of them if none does."""
+    """The first of `places` below `root` that exists; UserError lists them all if none does."""
     for place in places:
         if (root / place).exists():
             return root / place
-    raise UserError(f"{root}: none of {', '.join(places)} is there; see docs/downstream.md for the layout")
-
-
-def _read(path: Path) -> np.ndarray:
-    """16 kHz mono int16 [samples] of any audio file; 16-bit files of that rate are taken as they are."""
-    if path.suffix == ".wav":
-        info = soundfile.info(str(path))
-        if info.samplerate == SAMPLE_RATE and info.channels == 1 and info.subtype == "PCM_16":
-            return soundfile.read(str(path), dtype="int16")[0]
-    return decode(path)
+    raise UserError(f"{root}: found none of {', '.join(places)}; docs/downstream.md shows the layout")
 
 
 class Audio(Arrays):
-    """Audio files, decoded once into a shard beside the data and memory-mapped from then on.
+    """Audio files, decoded once into a shard beside the data and memory-mapped afterwards.
 
-    files: {clip id: path}. Attributes: ids (sorted), samples [clips].  Several processes may ask at once.
+    Several processes may open the same cache at once. The cache is written again when a file changes (name, size,
+    modification time).
+
+    Args:
+        files: {clip id: path}.
+        cache: path of the shard.
+        threads: files decoded at the same time.
+    Attributes:
+        ids: clip ids, sorted.
+        samples: [clips], length of each clip in samples at 16 kHz.
     """
 
     def __init__(self, files: Mapping[str, Path], cache: Path, *, threads: int = 2) -> None:
@@ -119,3 +157,12 @@ def _decoded(files: Mapping[str, Path], names: list[str], stamps: list[str], thr
             waves = pool.map(_read, [files[name] for name in group])
             for name, stamp, samples in zip(group, stamps[first : first + 64], waves):
                 yield StoredClip(name, 0, samples, stamp)
+
+
+def _read(path: Path) -> np.ndarray:
+    """int16 [samples] at 16 kHz, mono, of any audio file; 16-bit mono wav files of that rate are read as they are."""
+    if path.suffix == ".wav":
+        info = soundfile.info(str(path))
+        if info.samplerate == SAMPLE_RATE and info.channels == 1 and info.subtype == "PCM_16":
+            return soundfile.read(str(path), dtype="int16")[0]
+    return decode(path)
