@@ -1,9 +1,11 @@
-"""Compiled parts of the PSDS: from score curves to changes of the counts, and from changes to the curve.
+"""Compiled loops of the metrics: median filter, changes of the counts per threshold, curves from changes.
 
-A change point (s, f, t) says: when the threshold falls to s, false positives grow by f and true positives by t.
-Thresholds between which more than `limit` false positives have been seen can never come back onto the curve, because
-further clips only add; the changes within such a dead interval are therefore summed into its upper end.
-Explicit signatures: compiled once, when the module is first imported, and kept on disk.
+A change point (s, f, t) means: when the threshold falls to s, false positives grow by f and detected events by t.
+False positives only add up over clips. So once a class has more than `limit` of them at every threshold of an interval,
+that "dead" interval stays off the curve, and its changes are summed into its upper end.
+
+Every function has an explicit signature: numba compiles it when this module is imported and keeps it on disk. Import it
+through `framekd.metrics._compile.kernels`.
 """
 
 from typing import Any
@@ -259,3 +261,70 @@ def best_hits(score, fp, tp, n, best):
     for f in range(1, best.shape[0]):
         if best[f] < best[f - 1]:
             best[f] = best[f - 1]
+
+
+@njit("b1(f8[::1], i4[::1], i4[::1], i4[::1], i4[::1], i8[::1], i8, f8[::1])", **_OPTIONS)
+def weighted_hits(score, fp, tp, clip, firm, weight, limit, best):
+    """best[f]: most detected events with at most f false positives, f = 0 … limit, with weighted clips.
+
+    Entries (score, fp, tp, clip) in descending order of score; firm: clips without the class that have a detection at
+    every threshold below the entries. Returns whether those thresholds are off the curve, that is, the entries suffice.
+    """
+    best[: limit + 1] = 0.0
+    total_fp, total_tp = 0, 0
+    i, n = 0, score.shape[0]
+    while i < n:
+        value = score[i]
+        while i < n and score[i] == value:
+            total_fp += weight[clip[i]] * fp[i]
+            total_tp += weight[clip[i]] * tp[i]
+            i += 1
+        if total_fp <= limit and total_tp > best[total_fp]:
+            best[total_fp] = total_tp
+    for f in range(1, limit + 1):
+        best[f] = max(best[f], best[f - 1])
+    certain = 0
+    for j in range(firm.shape[0]):
+        certain += weight[firm[j]]
+    return certain > limit
+
+
+_TILE = 64
+
+
+def _median_rows(scores, source, pairs, middle, out):
+    """out [clips, frames, classes]: rank `middle` of each window, by compare-exchange of whole rows of classes.
+
+    source [frames, window]: the frames in each window (reflection done); pairs [comparators, 2]: the network.
+    Returns -1, or the first clip with NaN.
+    """
+    n_clips, n_frames, n_classes = scores.shape
+    window = source.shape[1]
+    rows = np.zeros((window, _TILE), scores.dtype)
+    for n in range(n_clips):
+        nan = 0
+        for c0 in range(0, n_classes, _TILE):
+            width = min(_TILE, n_classes - c0)
+            for t in range(n_frames):
+                for w in range(window):
+                    frame = scores[n, source[t, w], c0 : c0 + width]
+                    row = rows[w]
+                    for k in range(np.uint64(width)):  # unsigned: no look for negative indices, so it is vectorised
+                        row[k] = frame[k]
+                for p in range(pairs.shape[0]):
+                    low, high = rows[pairs[p, 0]], rows[pairs[p, 1]]
+                    for k in range(np.uint64(_TILE)):
+                        a, b = low[k], high[k]
+                        low[k] = a if a < b else b
+                        high[k] = b if a < b else a
+                frame, row, target = scores[n, t, c0 : c0 + width], rows[middle], out[n, t, c0 : c0 + width]
+                for k in range(np.uint64(width)):
+                    target[k] = row[k]
+                    nan |= frame[k] != frame[k]
+        if nan:
+            return n
+    return -1
+
+
+_SIGNATURE = "i8({0}[:, :, ::1], i8[:, ::1], i8[:, ::1], i8, {0}[:, :, ::1])"
+median_rows = njit([_SIGNATURE.format("f4"), _SIGNATURE.format("f8")], boundscheck=False, **_OPTIONS)(_median_rows)
