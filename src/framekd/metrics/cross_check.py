@@ -49,7 +49,7 @@ class CrossCheck:
 
     def add(self, clips: str | Sequence[str], scores: Any) -> None:
         """Add the scores that `PSDS.add` gets: [frames, classes] of one clip, or [clips, frames, classes]."""
-        values = as_numpy(scores)[..., self._columns]
+        values = as_numpy(scores).take(self._columns, axis=-1)
         values = values.astype(exact_type(values.dtype), copy=False)
         if isinstance(clips, str):
             self._scores[clips] = values
@@ -106,6 +106,6 @@ class CrossCheck:
             if not abs(value) <= TOLERANCE:  # NaN too
                 raise RuntimeError(
                     f"PSDS of class {name} is {result.per_class[name]:.12f}, but sed_scores_eval computes "
-                    f"{expected[name]:.12f}. They must agree within {TOLERANCE}: do not use this result, report the error."
+                    f"{expected[name]:.12f}. They must agree within {TOLERANCE}: do not use this result."
                 )
         return differences
