@@ -43,9 +43,9 @@ def test_without_a_home_a_temporary_folder_of_the_users_own(monkeypatch, tmp_pat
 
 
 def test_kernels_are_kept_on_disk():
-    block = _compile.kernels().block
+    block = _compile.kernels("psds").block
     assert _compile.cache_folder() in Path(block._cache.cache_path).parents
-    assert list(Path(block._cache.cache_path).glob("_kernels*.nbi"))
+    assert list(Path(block._cache.cache_path).glob("_psds_kernels*.nbi"))
 
 
 def test_threads():

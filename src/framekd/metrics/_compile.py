@@ -40,8 +40,8 @@ def _writable(folder: Path) -> bool:
 
 
 @cache
-def kernels() -> ModuleType:
-    """Return `framekd.metrics._kernels`: compiled on first use, loaded from the cache afterwards."""
+def kernels(name: str) -> ModuleType:
+    """Return `framekd.metrics._<name>_kernels`: compiled on first use, loaded from the cache afterwards."""
     from filelock import FileLock
     from numba.core import config
 
@@ -51,10 +51,10 @@ def kernels() -> ModuleType:
     with ExitStack() as stack:
         # A cache that is mounted read-only is complete: it needs no lock, and cannot have one.
         if _writable(folder):
-            stack.enter_context(FileLock(folder / "kernels.lock"))
+            stack.enter_context(FileLock(folder / f"{name}.lock"))
         settings["CACHE_DIR"] = str(folder)
         try:
-            return importlib.import_module("framekd.metrics._kernels")
+            return importlib.import_module(f"framekd.metrics._{name}_kernels")
         finally:
             settings["CACHE_DIR"] = before
 

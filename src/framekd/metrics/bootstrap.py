@@ -87,7 +87,7 @@ class _Changes:
             bound = -np.partition(-top, keep, axis=0)[keep]
         self.firm = [np.flatnonzero(top[:, k] > bound[k]).astype(np.int32) for k in range(n_classes)]
         self.all_kept = np.isneginf(bound)
-        block, truth = kernels().block, self.truth
+        block, truth = kernels("psds").block, self.truth
         room = len(self.stamps) + 2
         buffers = (
             np.empty((n_classes, room)),
@@ -117,7 +117,7 @@ class _Changes:
 
 def _evaluate(changes: _Changes, weight: np.ndarray, e_max: float, alpha_st: float) -> float | None:
     """PSDS with clips counted `weight` [clips] times. None if the entries do not go down far enough."""
-    truth, hits = changes.truth, kernels().weighted_hits
+    truth, hits = changes.truth, kernels("psds").weighted_hits
     seconds = float(weight @ truth.durations)
     limit = false_positive_limit(seconds, e_max)
     limit = min(limit, int(weight.sum()) * (len(changes.stamps) // 2 + 1))

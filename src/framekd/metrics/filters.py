@@ -100,7 +100,7 @@ def _filter_numpy(scores: np.ndarray, window: int, threads: int) -> np.ndarray:
     if not out.size:
         return out.reshape(scores.shape).astype(scores.dtype)
     source, pairs = window_source(scores.shape[-2], window), selection_network(window)
-    run = kernels().median_rows
+    run = kernels("filter").median_rows
     parts = [p for p in np.array_split(np.arange(len(blocks)), min(threads, len(blocks))) if len(p)]
 
     def part(p: np.ndarray) -> int:

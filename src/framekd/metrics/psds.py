@@ -128,7 +128,7 @@ class _Tile:
 
     def compact(self) -> None:
         """Sort, sum and prune the change points of every class. Double the room if they still fill half of it."""
-        compact = kernels().compact
+        compact = kernels("psds").compact
         most = int(self.count.max())
         out = np.empty(most), np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int32)
         for k, n in enumerate(self.count):
@@ -147,7 +147,7 @@ class _Tile:
         self, scores: tuple[np.ndarray, ...], rows: np.ndarray, truth: Truth, stamps: np.ndarray, tolerance: Any
     ) -> None:
         """Add a block of clips. scores: the curves, and the highest and lowest score of each."""
-        done, block = 0, kernels().block
+        done, block = 0, kernels("psds").block
         while done < len(rows):
             done = block(
                 *scores, rows, done, self.c0, self.c1,
@@ -333,7 +333,7 @@ class PSDS:
         self._each_tile(lambda tile: tile.add((scores, top, low), rows, self.truth, self._stamps, tolerance))
 
     def _each_tile(self, work: Any) -> list[Any]:
-        kernels()  # compile or load before the threads start
+        kernels("psds")  # compile or load before the threads start
         assert self._tiles is not None
         if self._threads == 1 or len(self._tiles) == 1:
             return [work(tile) for tile in self._tiles]
@@ -358,7 +358,7 @@ class PSDS:
             tile.compact()
             best = np.empty((tile.c1 - tile.c0, self._limit + 1), dtype=np.int64)
             for k in range(len(best)):
-                kernels().best_hits(tile.score[k], tile.fp[k], tile.tp[k], tile.count[k], best[k])
+                kernels("psds").best_hits(tile.score[k], tile.fp[k], tile.tp[k], tile.count[k], best[k])
             return best
 
         best = np.concatenate(self._each_tile(curve))

@@ -1,11 +1,11 @@
-"""Compiled loops of the metrics: median filter, changes of the counts per threshold, curves from changes.
+"""Compiled loops of the PSDS and of its bootstrap: changes of the counts per threshold, and curves from changes.
 
 A change point (s, f, t) means: when the threshold falls to s, false positives grow by f and detected events by t.
 False positives only add up over clips. So once a class has more than `limit` of them at every threshold of an interval,
 that "dead" interval stays off the curve, and its changes are summed into its upper end.
 
 Every function has an explicit signature: numba compiles it when this module is imported and keeps it on disk. Import it
-through `framekd.metrics._compile.kernels`.
+through `framekd.metrics._compile.kernels`: the median filter has its own module, because this one compiles for 8 s.
 """
 
 from typing import Any
@@ -287,44 +287,3 @@ def weighted_hits(score, fp, tp, clip, firm, weight, limit, best):
     for j in range(firm.shape[0]):
         certain += weight[firm[j]]
     return certain > limit
-
-
-_TILE = 64
-
-
-def _median_rows(scores, source, pairs, middle, out):
-    """Write rank `middle` of each window to out [clips, frames, classes], by compare-exchange of rows of classes.
-
-    source [frames, window]: frames of each window, reflected; pairs [comparators, 2]: the network.
-    Returns -1, or the first clip with NaN.
-    """
-    n_clips, n_frames, n_classes = scores.shape
-    window = source.shape[1]
-    rows = np.zeros((window, _TILE), scores.dtype)
-    for n in range(n_clips):
-        nan = 0
-        for c0 in range(0, n_classes, _TILE):
-            width = min(_TILE, n_classes - c0)
-            for t in range(n_frames):
-                for w in range(window):
-                    frame = scores[n, source[t, w], c0 : c0 + width]
-                    row = rows[w]
-                    for k in range(np.uint64(width)):  # unsigned: vectorised, without a check for negative indices
-                        row[k] = frame[k]
-                for p in range(pairs.shape[0]):
-                    low, high = rows[pairs[p, 0]], rows[pairs[p, 1]]
-                    for k in range(np.uint64(_TILE)):
-                        a, b = low[k], high[k]
-                        low[k] = a if a < b else b
-                        high[k] = b if a < b else a
-                frame, row, target = scores[n, t, c0 : c0 + width], rows[middle], out[n, t, c0 : c0 + width]
-                for k in range(np.uint64(width)):
-                    target[k] = row[k]
-                    nan |= frame[k] != frame[k]
-        if nan:
-            return n
-    return -1
-
-
-_SIGNATURE = "i8({0}[:, :, ::1], i8[:, ::1], i8[:, ::1], i8, {0}[:, :, ::1])"
-median_rows = njit([_SIGNATURE.format("f4"), _SIGNATURE.format("f8")], boundscheck=False, **_OPTIONS)(_median_rows)
