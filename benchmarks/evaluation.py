@@ -3,8 +3,8 @@
     python benchmarks/evaluation.py [--full] [--clips 500] [--only psds,filter,onset,aso,cold,full]
 
 Each measurement has its own process. Times are CPU seconds over all threads, except "wall"; memory is the process's
-peak above its memory before. Scores are synthetic, in AudioSet Strong's shape (250 frames, 407 classes). --full adds 16,935
-clips: streamed (with the cross-check), and as one float16 and one float32 array (the last takes 8 GB of memory).
+peak above its memory before. Scores are synthetic, in AudioSet Strong's shape (250 frames, 407 classes). --full adds
+16,935 clips: streamed (with the cross-check), and as one float16 and one float32 array (the last takes 8 GB of memory).
 """
 
 from __future__ import annotations

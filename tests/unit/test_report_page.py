@@ -210,6 +210,12 @@ def test_true_classes_are_shown_before_the_strongest_others():
     assert len(figures.shown_classes(silent, CLASSES, threshold=0.5)) == 2
 
 
+def test_a_clip_without_detections_is_drawn():
+    clip = example_clips(count=1)[0]
+    without, some = (figures.timeline(clip, Examples("t", CLASSES, 0.04, [clip]), threshold=t) for t in (0.99, 0.5))
+    assert without.startswith("<svg") and figures.COLOURS[1] in some and figures.COLOURS[1] not in without
+
+
 def test_long_class_names_are_cut():
     assert figures.short("Bird vocalization, bird call, bird song") == "Bird vocalization"
     assert figures.short("Fixed-wing aircraft flying very low, airplane") == "Fixed-wing aircraft f…"

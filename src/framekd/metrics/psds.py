@@ -212,7 +212,7 @@ class PSDS:
         if not self.truth.clips:
             raise UserError("No clip is left to evaluate.")
         self._known = set(durations)
-        self._columns = _columns(self.truth.classes, score_classes or list(classes))
+        self._columns, self._width = _columns(self.truth.classes, score_classes or list(classes))
         self._stamps = None if timestamps is None else check_stamps(timestamps)
         self._limit = false_positive_limit(self.truth.seconds, e_max)
         self._settings = {
@@ -266,10 +266,6 @@ class PSDS:
             for name, row in zip(names, array):
                 self._hold(name, row)
 
-    @property
-    def _width(self) -> int:
-        return self._columns[1]
-
     def _check_new(self, names: list[str]) -> None:
         strange = [name for name in names if name not in self._known]
         if strange:
@@ -320,8 +316,8 @@ class PSDS:
             names, scores = [names[i] for i in keep], scores[keep]
         if not names:
             return
-        if self._columns[0] is not None:
-            scores = scores[:, :, self._columns[0]]
+        if self._columns is not None:
+            scores = scores[:, :, self._columns]
         scores = np.ascontiguousarray(scores, dtype=exact_type(scores.dtype))
         top = scores.max(axis=1)
         if np.isnan(top).any():
