@@ -48,6 +48,7 @@ class Loader:
         self.clips, self.recipe, self.seed, self.soft_source = clips, recipe, seed, soft
         self.cutter = Cutter(clips, n_frames, device=device, resident=resident)
         self.steps_per_epoch = -(-recipe.epoch_clips // recipe.batch_size)
+        self.steps = recipe.epochs * self.steps_per_epoch
         self._slack = np.maximum(clips.samples // HOP - n_frames, 0)
         if soft is not None or not recipe.random_crop:
             self._slack = np.zeros_like(self._slack)
@@ -112,6 +113,7 @@ class MixedLoader:
     def __init__(self, loaders: Sequence[Loader]) -> None:
         self.loaders = list(loaders)
         self.steps_per_epoch = self.loaders[0].steps_per_epoch
+        self.steps = self.loaders[0].steps
 
     def batch(self, step: int) -> Batch:
         """The loaders' batches of `step`, one after the other."""

@@ -125,7 +125,7 @@ class RunFolder:
         if not self.writes:
             return
         tensors = {f"model/{name}": value for name, value in trained(model).items()}
-        names = {parameter: name for name, parameter in model.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         for parameter, slots in optimiser.state.items():
             present = {slot: value for slot, value in slots.items() if value is not None}
             tensors |= {f"optimiser/{names[parameter]}/{slot}": value for slot, value in present.items()}
