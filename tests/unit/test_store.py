@@ -84,10 +84,10 @@ def test_damage_is_noticed(tmp_path):
     write_shard(path, clips())
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(StoreError, match=r"a\.h5: .*(delete|not a whole)"):
+    with pytest.raises(StoreError, match=r"a\.h5: .*(delete|not a complete)"):
         Shard(path)
     path.write_bytes(b"<html>")
-    with pytest.raises(StoreError, match="not a whole audio shard"):
+    with pytest.raises(StoreError, match="not a complete audio shard"):
         Shard(path)
     with pytest.raises(StoreError, match="no such shard"):
         Shard(tmp_path / "none.h5")

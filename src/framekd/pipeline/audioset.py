@@ -43,19 +43,39 @@ def build_miniature(part: str, block: Mapping[str, Any], *, threads: int, out: s
 
 def get_labels(block: Mapping[str, Any], *, out: Mapping[str, str]) -> None:
     """Fetch the published label files, or take local copies."""
-    acquisition.fetch_labels(AudioSet.model_validate(block), Path(next(iter(out.values()))).parent, paths=out)
+    audioset = AudioSet.model_validate(block)
+    acquisition.fetch_labels(out, labels_url=audioset.labels_url, labels_dir=audioset.labels_dir)
 
 
 def list_clips(labels: Mapping[str, str], block: Mapping[str, Any], *, out: str) -> None:
     """Write the table of wanted clips: their splits, and the shard of each."""
-    print(json.dumps(acquisition.plan_clips(labels, AudioSet.model_validate(block), out), indent=1))
+    audioset = AudioSet.model_validate(block)
+    counts = acquisition.plan_clips(
+        labels,
+        out,
+        weak=audioset.weak,
+        weak_splits=audioset.weak_splits,
+        expected_classes=audioset.expected_classes,
+        shards=audioset.download.shards,
+    )
+    print(json.dumps(counts, indent=1))
 
 
 def acquire(clips: str, shard: int, block: Mapping[str, Any], *, media: str | None, store: str, manifest: str) -> None:
     """Acquire the audio of one shard; `media` is a folder that a local server hands out in YouTube's place."""
+    audioset = AudioSet.model_validate(block)
     with _served(media) as url:
         counts = acquisition.acquire_shard(
-            clips, shard, AudioSet.model_validate(block), store, manifest, url=url, progress=_tell
+            clips,
+            shard,
+            store,
+            manifest,
+            folders=audioset.folders,
+            hdf5=audioset.hdf5,
+            encoding=audioset.encoding,
+            download=audioset.download,
+            url=url,
+            progress=_tell,
         )
     print(json.dumps(counts))
 
@@ -79,4 +99,5 @@ def _tell(settled: int, total: int) -> None:
 
 def gate(manifests: Sequence[str], labels: Mapping[str, str], block: Mapping[str, Any], *, out: str) -> None:
     """Count what came, per split and class; stop here, with counts, if it is too little to train on."""
-    acquisition.check_coverage(manifests, labels, AudioSet.model_validate(block), table=out)
+    audioset = AudioSet.model_validate(block)
+    acquisition.check_coverage(manifests, labels, min_clips=audioset.min_clips, table=out)

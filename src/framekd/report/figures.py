@@ -14,7 +14,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from framekd.examples import SAMPLE_RATE, Example, Examples
+from framekd.examples import Example, Examples
+from framekd.units import SAMPLE_RATE
 
 INK = "#123456"  # stands for the page's text colour, see `_svg`
 FAINT = "#654321"  # the page's line colour
