@@ -7,10 +7,11 @@ import shutil
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import IO
 
 import requests
 import tenacity
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
 from framekd.config import UserError
@@ -185,15 +186,18 @@ def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> None:
         raise Interrupted(f"the connection ended after {size} of {total} bytes")
 
 
-def _copy(answer: requests.Response, file, url: str, max_bytes: int) -> None:
-    """Write the body of an answer to `file`."""
-    try:
-        for block in answer.iter_content(1 << 20):
-            file.write(block)
-            if file.tell() > max_bytes:
-                raise UserError(f"{url}: more than the limit of {max_bytes} bytes came.")
-    except requests.exceptions.ChunkedEncodingError as error:
-        raise Interrupted(f"the connection ended after {file.tell()} bytes") from error
+def _copy(answer: requests.Response, file: IO[bytes], url: str, max_bytes: int) -> None:
+    """Write the body of an answer to `file`, also the last bytes before a connection breaks."""
+    while True:
+        try:
+            block = answer.raw.read1(1 << 20)  # iter_content would drop an incomplete last block
+        except HTTPError as error:
+            raise Interrupted(f"the connection ended after {file.tell()} bytes ({error})") from error
+        if not block:
+            return
+        file.write(block)
+        if file.tell() > max_bytes:
+            raise UserError(f"{url}: more than the limit of {max_bytes} bytes came.")
 
 
 def _total(answer: requests.Response, have: int, version: str, part: Path) -> int | None:
