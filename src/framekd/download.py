@@ -20,6 +20,7 @@ from typing import Any
 from framekd import config
 from framekd.config import UserError
 from framekd.fetch import retry_after
+from framekd.files import disk_full
 from framekd.manifest import State, one_line
 
 MAX_BYTES = 4 << 30  # larger than any audio track
@@ -257,7 +258,9 @@ class Fetcher:
                 if remote is not None and take(remote, span, target):
                     return Fetched(target, span[0], self.source)
                 info = client.process_ie_result(info, download=True)
-        except Exception as error:  # noqa: BLE001 - yt-dlp raises anything; classify() names it
+        except Exception as error:  # yt-dlp raises errors of any type
+            if disk_full(error):
+                raise UserError(f"{self.directory}: the disk is full; free some space and try again.") from error
             raise classify(error, youtube=self.youtube) from None
         if info is None or not target.is_file():
             raise FetchFailed(State.CORRUPT, "no media at this address")

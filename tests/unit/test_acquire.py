@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import random
+import resource
 import signal
 import subprocess
 import time
@@ -342,6 +343,29 @@ def test_clips_of_one_video_are_fetched_once(media, tmp_path):
     for clip in clips:
         begin = clip.start_ms * 16
         assert np.array_equal(store[store.index(clip.clip_id)], whole[begin : begin + 80_000])
+
+
+def test_a_full_disk_stops_the_shard_and_the_next_run_completes_it(media, tmp_path):
+    with host.MediaServer({video(i): media[0] for i in range(3)}) as server:
+        acquire(tmp_path / "whole", wanted(3), downloads(), url=server.url)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        (tmp_path / "full").mkdir()
+        write_clips(tmp_path / "full" / "clips.tsv", wanted(3))
+        for size, clips in (
+            (media[0].stat().st_size // 2, 0),
+            (700_000, 2),
+        ):  # in a download, in the third clip's samples
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            try:
+                with pytest.raises(UserError, match="the disk is full"):
+                    _acquire_in_a_process(str(tmp_path / "full"), server.url)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            lines = (tmp_path / "full" / ".work" / "0000" / "journal.jsonl").read_text().splitlines()
+            assert len(lines) == clips
+            assert not (tmp_path / "full" / "0000.h5").exists()
+        _acquire_in_a_process(str(tmp_path / "full"), server.url)
+    assert contents(tmp_path / "full") == contents(tmp_path / "whole")
 
 
 def test_two_processes_cannot_acquire_one_shard(media, tmp_path):

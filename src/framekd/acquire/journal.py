@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from framekd.files import replacing
+from framekd.config import UserError
+from framekd.files import disk_full, replacing
 from framekd.manifest import Entry, State, read_manifest
 from framekd.store import Shard, StoreError, digest
 
@@ -91,19 +92,28 @@ class Journal:
         self._end = end
 
     def record(self, entry: Entry, samples: np.ndarray | None = None) -> None:
-        """Append an entry to the log, its samples first."""
+        """Append an entry to the log, its samples first; UserError if the disk is full."""
         with self._lock:
-            at, n = self._end, 0
-            if samples is not None:
-                data = np.ascontiguousarray(samples, "<i2").tobytes()
-                with self._audio.open("ab") as pcm:
-                    pcm.write(data)
-                n, self._end = len(samples), at + len(data)
-                self._place[entry.clip_id] = (at, n)
-            row = {**asdict(entry), "state": entry.state.value, "at": at, "samples": n}
-            with self._log.open("ab") as log:
-                log.write(json.dumps(row).encode() + b"\n")
-            self.entries[entry.clip_id] = entry
+            try:
+                self._append(entry, samples)
+            except OSError as error:
+                if not disk_full(error):
+                    raise
+                raise UserError(f"{self.directory}: the disk is full; free some space and try again.") from error
+
+    def _append(self, entry: Entry, samples: np.ndarray | None) -> None:
+        at, n = self._end, 0
+        if samples is not None:
+            data = np.ascontiguousarray(samples, "<i2").tobytes()
+            with self._audio.open("r+b") as pcm:
+                pcm.seek(at)  # not the end of the file, if an earlier write failed half-way
+                pcm.write(data)
+            n, self._end = len(samples), at + len(data)
+            self._place[entry.clip_id] = (at, n)
+        row = {**asdict(entry), "state": entry.state.value, "at": at, "samples": n}
+        with self._log.open("ab") as log:
+            log.write(json.dumps(row).encode() + b"\n")
+        self.entries[entry.clip_id] = entry
 
     def samples(self, clip_id: str) -> np.ndarray:
         """Samples (int16) of a clip whose state is ok."""

@@ -293,10 +293,10 @@ def acquire_shard(
     work.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(work / "lock")
     try:
-        lock.acquire(timeout=0)
+        locked = lock.acquire(timeout=2)  # a child of a killed process may hold it for a moment
     except filelock.Timeout:
         raise UserError(f"{store}: another process is acquiring this shard; wait for it, or end it") from None
-    with lock:
+    with locked:
         for output in (store, manifest, work / "finished.h5", work / "finished.tsv"):
             remove_partial(output)
         journal = Journal(work, (store, manifest))
