@@ -7,15 +7,15 @@ import shutil
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import requests
 import tenacity
-from urllib3.exceptions import HTTPError, InvalidHeader
-from urllib3.util import Retry
 
 from framekd.config import UserError
 from framekd.files import disk_full, sha256_of, write_text
+
+if TYPE_CHECKING:  # imported where it is used: most processes never fetch anything
+    import requests
 
 MAX_BYTES = 64 << 30
 """Size above which a file is refused; no published file comes near it."""
@@ -33,6 +33,9 @@ class Interrupted(OSError):
 
 def retry_after(value: str | None) -> float | None:
     """Seconds that a Retry-After header asks for (a number or a date); None if it is absent or malformed."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
     try:
         return float(Retry().parse_retry_after(value)) if value else None
     except (InvalidHeader, ValueError):
@@ -103,7 +106,7 @@ def download(
             shutil.copyfile(urllib.request.url2pathname(urllib.parse.urlsplit(url).path), part)
         else:
             retrying = tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type((Interrupted, requests.ConnectionError, requests.Timeout)),
+                retry=tenacity.retry_if_exception_type(Interrupted),
                 stop=tenacity.stop_after_attempt(attempts),
                 wait=_pause,
                 reraise=True,
@@ -155,39 +158,52 @@ def _version(answer: requests.Response) -> str:
 
 
 def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> None:
-    """One attempt: append what is missing to `part`, or begin again where the server's file is another one."""
+    """One attempt: ask for what is missing in `part` and append it, or begin again if the server's file has changed."""
+    import requests
+
     tag = _validator(part)
     headers = {"Accept-Encoding": "identity"}  # the bytes of the file itself, so that its length can be checked
     have = part.stat().st_size if part.is_file() and tag.is_file() else 0
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text()}
-    with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-        if answer.status_code == 416:  # `part` is as long as the file or longer, so it is not the beginning of it
-            part.unlink(missing_ok=True)
-            raise Interrupted("the server's file is not the one that was begun")
-        if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
-            pause = retry_after(answer.headers.get("Retry-After"))
-            raise Interrupted(f"HTTP {answer.status_code} {answer.reason}", pause=pause)
-        answer.raise_for_status()
-        if answer.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
-            raise UserError(f"{url}: a web page came instead of the file; check the address.")
-        total = _total(answer, have, tag.read_text() if have else "", part)
-        if total is not None and total > max_bytes:
-            raise UserError(f"{url}: the file has {total} bytes, more than the limit of {max_bytes}.")
-        begin = have if answer.status_code == 206 else 0
-        if not begin:
-            tag.unlink(missing_ok=True)  # never a new tag beside old bytes
-        with part.open("ab" if begin else "wb") as file:
-            if not begin and (version := _version(answer)):
-                write_text(tag, version)
-            _copy(answer, file, url, max_bytes)
-            size = file.tell()
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+            _save(answer, part, have, url, max_bytes)
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise Interrupted(str(error)) from error
+
+
+def _save(answer: requests.Response, part: Path, have: int, url: str, max_bytes: int) -> None:
+    """Check an answer and write it to `part`, whose first `have` bytes are kept if they are of the same file."""
+    tag = _validator(part)
+    if answer.status_code == 416:  # `part` is as long as the file or longer, so it is not the beginning of it
+        part.unlink(missing_ok=True)
+        raise Interrupted("the server's file is not the one that was begun")
+    if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
+        pause = retry_after(answer.headers.get("Retry-After"))
+        raise Interrupted(f"HTTP {answer.status_code} {answer.reason}", pause=pause)
+    answer.raise_for_status()
+    if answer.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
+        raise UserError(f"{url}: a web page came instead of the file; check the address.")
+    total = _total(answer, have, tag.read_text() if have else "", part)
+    if total is not None and total > max_bytes:
+        raise UserError(f"{url}: the file has {total} bytes, more than the limit of {max_bytes}.")
+    begin = have if answer.status_code == 206 else 0
+    if not begin:
+        tag.unlink(missing_ok=True)  # never a new tag beside old bytes
+    with part.open("ab" if begin else "wb") as file:
+        if not begin and (version := _version(answer)):
+            write_text(tag, version)
+        _copy(answer, file, url, max_bytes)
+        size = file.tell()
     if total is not None and size != total:
         raise Interrupted(f"the connection ended after {size} of {total} bytes")
 
 
 def _copy(answer: requests.Response, file: IO[bytes], url: str, max_bytes: int) -> None:
     """Write the body of an answer to `file`, also the last bytes before a connection breaks."""
+    from urllib3.exceptions import HTTPError
+
     while True:
         try:
             block = answer.raw.read1(1 << 20)  # iter_content would drop an incomplete last block

@@ -171,12 +171,12 @@ def test_cuts_are_parts_of_the_whole(tmp_path):
     assert len(decode(tmp_path / "n.wav", 9.0, 10.0)) == 0
 
 
-def test_the_header_tells_a_duration(tmp_path):
+def test_the_duration_in_a_header_is_read(tmp_path):
     media = convert(click_track(tmp_path / "c.wav", 48000), tmp_path / "c.webm", *CODECS["webm"])
     assert declared_seconds(media) == pytest.approx(14, abs=0.05)
 
 
-def test_doctor_finds_this_machine_sound_and_misses_ffmpeg(monkeypatch, tmp_path):
+def test_doctor_reports_a_missing_ffmpeg_and_nothing_else(monkeypatch, tmp_path):
     assert problems() == []
     ffmpeg_path.cache_clear()
     monkeypatch.setenv("FRAMEKD_FFMPEG", str(tmp_path / "none"))
