@@ -37,7 +37,7 @@ class MiniatureJob(Job):
 
     part: str
     seed: int
-    counts: dict[str, float]
+    counts: dict[str, int | float]
 
 
 class LabelsJob(Job):

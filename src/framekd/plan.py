@@ -46,7 +46,7 @@ class Plan(Graph):
     def miniature_job(self, wildcards: Any) -> jobs.MiniatureJob:
         size = self.config.miniature
         assert size is not None
-        counts: dict[str, dict[str, float]] = {
+        counts: dict[str, dict[str, int | float]] = {
             "audioset": {
                 "n_strong_train": size.strong_train,
                 "n_weak_only_train": size.weak_only_train,
