@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from training_runs import CLASSES, SIZES, clips, start
 
-from framekd import checkpoints
+from framekd import checkpoints, ensemble
 from framekd.config import UserError
 from framekd.data import Arrays, chunks, labelled
 from framekd.ensemble import SoftLabels, filenames, write_ensemble
+from framekd.inference import batch_logits
 from framekd.labels import ClassList
 from framekd.models import build_model
 from framekd.train import torch_generator
@@ -88,12 +89,19 @@ def folders(made, tmp_path_factory):
 
 
 @pytest.mark.parametrize("shard", [1, 4, 5, 100])
-def test_one_member_at_a_time_gives_the_same_bytes(made, folders, tmp_path, shard):
-    """A shard is rounded up to whole batches, so the batches are the same."""
-    data = made[2]
+def test_one_member_at_a_time_gives_the_same_bytes_from_the_same_batches(made, folders, tmp_path, shard, monkeypatch):
+    data, seen = made[2], set()
+
+    def watched(models, batches, **options):
+        for batch, found in batch_logits(models, batches, **options):
+            seen.add(tuple(batch.ids))
+            yield batch, found
+
+    monkeypatch.setattr(ensemble, "batch_logits", watched)
     options = dict(classes=data.classes, batch_size=4, device="cpu", progress=False)
     whole = write_ensemble(tmp_path / "whole.h5", folders, data, **options)
     parts = write_ensemble(tmp_path / "parts.h5", folders, data, resident=False, shard=shard, **options)
+    assert seen == {tuple(data.ids[0:4]), tuple(data.ids[4:8]), tuple(data.ids[8:11])}
     assert parts.read_bytes() == whole.read_bytes()
     np.testing.assert_array_equal(read(whole)[0]["strong_logits"], read(made[0])[0]["strong_logits"])
 
