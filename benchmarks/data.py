@@ -27,10 +27,10 @@ import soundfile
 import torch
 import torchaudio
 
-from framekd import config, events
-from framekd.acquire import LABEL_FILES, plan_clips
+from framekd import events
+from framekd.acquire import plan_clips
 from framekd.audio import decode, ffmpeg_path
-from framekd.config import Augment, Recipe
+from framekd.config import LABEL_FILES, Augment, Recipe
 from framekd.data import Cutter, Loader, strong_set
 from framekd.labels import ClassList, known_strong, known_weak, read_strong
 from framekd.store import StoredClip, write_shard
@@ -194,17 +194,17 @@ def planning(folder: Path, n_weak: int) -> list[tuple]:
             offset = {"balanced_train": 0, "unbalanced_train": 10**7, "eval": 2 * 10**7}[name]
             for i, (a, b) in enumerate(rng.integers(0, 527, (n, 2)).tolist()):
                 file.write(f'{offset + i:011d}, 30.000, 40.000, "{weak.mids[a]},{weak.mids[b]}"\n')
-    strong = config.AudioSet(weak=False)
+    options = dict(weak_splits=("balanced_train", "unbalanced_train"), expected_classes=(447, 416, 407), shards=200)
     out = folder / "clips.tsv"
     return [
         (
             "plan of AudioSet Strong (1.07 million rows), s",
-            cpu(lambda: plan_clips(paths, strong, out), repeats=1),
+            cpu(lambda: plan_clips(paths, out, weak=False, **options), repeats=1),
             None,
         ),
         (
             f"plan of AudioSet Strong and Weak ({n_weak:,} clips more), s",
-            cpu(lambda: plan_clips(paths, config.AudioSet(), out), repeats=1),
+            cpu(lambda: plan_clips(paths, out, weak=True, **options), repeats=1),
             None,
         ),
     ]

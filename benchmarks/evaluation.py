@@ -1,10 +1,10 @@
-"""How fast and how large evaluation is, against sed_scores_eval, scipy, sed_eval and deepsig called as the authors do.
+"""Time and memory of evaluation, beside sed_scores_eval, scipy, sed_eval and deepsig called as the authors call them.
 
     python benchmarks/evaluation.py [--full] [--clips 500] [--only psds,filter,onset,aso,cold,full]
 
-Every measurement runs in a process of its own; times are CPU seconds over all threads unless they say wall, memory is
-the process's peak above what it held before. Scores are made up, in AudioSet Strong's shape (250 frames, 407 classes).
---full adds 16,935 clips, streamed and as one float16 and one float32 array (8 GB of memory for the last).
+Each measurement has its own process. Times are CPU seconds over all threads, except "wall"; memory is the process's
+peak above its memory before. Scores are synthetic, in AudioSet Strong's shape (250 frames, 407 classes). --full adds
+16,935 clips: streamed (with the cross-check), and as one float16 and one float32 array (the last takes 8 GB of memory).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def peak_gb() -> float:
 
 
 def make_truth(n_clips: int, seed: int = 0) -> tuple[dict[str, list[tuple[float, float, str]]], dict[str, float]]:
-    """About nine events a clip of about three classes, classes distributed like 1 / rank ** 0.7; every class occurs."""
+    """About nine events per clip, of about three classes with frequencies 1 / rank ** 0.7; every class occurs."""
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, CLASSES + 1) ** 0.7
     share /= share.sum()
@@ -68,7 +68,7 @@ def make_truth(n_clips: int, seed: int = 0) -> tuple[dict[str, list[tuple[float,
 
 
 def make_scores(truth: dict[str, list[tuple[float, float, str]]], block: int = 64) -> Iterator[tuple[list[str], Any]]:
-    """Logits of `block` clips at a time: smoothed noise, unlike in every clip, raised where the events are."""
+    """Logits of `block` clips at a time: noise that differs in every clip, raised where the events are."""
     rng = np.random.default_rng(1)
     bank = rng.normal(0, 1, (128, FRAMES, CLASSES)).astype(np.float32)
     index = {name: k for k, name in enumerate(NAMES)}
@@ -110,7 +110,7 @@ def measure_psds(n_clips: int) -> dict[str, Any]:
 
 
 def measure_full(form: str, n_clips: int = 16935) -> dict[str, Any]:
-    from framekd.metrics import PSDS, psds1
+    from framekd.metrics import PSDS, CrossCheck, psds1
     from framekd.metrics._compile import kernels
 
     kernels("psds")
@@ -118,8 +118,9 @@ def measure_full(form: str, n_clips: int = 16935) -> dict[str, Any]:
     if form == "streamed":
         next(make_scores(dict(list(truth.items())[:2])))
         before, spent, wall = peak_gb(), 0.0, 0.0
-        evaluation = PSDS(NAMES, truth, durations)
+        evaluation, check = PSDS(NAMES, truth, durations), CrossCheck(NAMES, truth, durations)
         for names, rows in make_scores(truth):
+            check.add(names, rows)
             start, clock = time.process_time(), time.perf_counter()
             evaluation.add(names, rows)
             spent, wall = spent + time.process_time() - start, wall + time.perf_counter() - clock
@@ -127,6 +128,9 @@ def measure_full(form: str, n_clips: int = 16935) -> dict[str, Any]:
         result = evaluation.result()
         spent, wall = spent + time.process_time() - start, wall + time.perf_counter() - clock
         memory = f"{peak_gb():.2f} GB in all (with the noise bank, {before:.2f} GB before)"
+        checking, differences = cpu(lambda: check.verify(result))
+        memory += f"; cross-check of {len(differences)} classes {checking:.1f} s, {peak_gb():.2f} GB, "
+        memory += f"within {max(map(abs, differences.values())):.0e}"
     else:
         scores = np.empty((n_clips, FRAMES, CLASSES), dtype=form)
         done = 0
@@ -156,7 +160,7 @@ def measure_filter(window: int) -> dict[str, Any]:
 
 
 def make_notes(files: int, notes: int, classes: int, seconds: float = 120.0) -> tuple[dict, dict]:
-    """Reference events and estimates of them: most onsets shifted by some 30 ms, a tenth missing, a tenth invented."""
+    """Reference events and estimates: onsets with noise of 30 ms, a tenth missing, a tenth added."""
     rng = np.random.default_rng(3)
     reference, estimated = {}, {}
     for f in range(files):
@@ -215,7 +219,7 @@ def measure_aso() -> dict[str, Any]:
 
 
 def measure_cold() -> dict[str, Any]:
-    """First use on a machine (compilation) and second, with a cache folder of their own."""
+    """First process on a machine (compilation) and second, with a fresh cache folder."""
     code = (
         "import numpy as np; from framekd.metrics import psds1, median_filter;"
         "x = median_filter(np.zeros((2, 250, 3), np.float32));"
@@ -259,7 +263,9 @@ def show(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="also 16,935 clips")
-    parser.add_argument("--clips", type=int, default=500, help="clips of the comparison with sed_scores_eval")
+    parser.add_argument(
+        "--clips", type=int, default=500, help="clips of the comparison with sed_scores_eval (at least 407)"
+    )
     parser.add_argument("--only", default="", help="comma-separated: " + ", ".join(MEASUREMENTS))
     parser.add_argument("--out", type=Path, help="also write the rows as JSON")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -276,7 +282,7 @@ def main() -> None:
     for name in wanted:
         for index in range(len(MEASUREMENTS[name](options.clips))):
             command = [sys.executable, __file__, "--one", f"{name}:{index}", "--clips", str(options.clips)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(show(rows[-1]), flush=True)
     if options.out:

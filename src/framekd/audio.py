@@ -1,10 +1,10 @@
-"""Decoding anything to 16 kHz mono 16-bit audio, with ffmpeg: decode, resample, and only then cut.
+"""Decoding any audio file to 16 kHz mono 16-bit audio with ffmpeg: decode, resample, then cut.
 
-A cut at the container's level (seeking, copying packets) may begin seconds early; here every sample before the cut is
-decoded and counted, so the cut is exact to a sample of the output. Resampling is soxr's 28-bit linear-phase filter.
+A cut in the container (seeking, copying packets) may begin seconds early. Here every sample before the cut is decoded
+and counted, so the cut is exact to one sample of the output. Resampling uses soxr's 28-bit linear-phase filter.
 
-Channels: "mean" is ffmpeg's downmix at unity gain (nothing of a stereo scene is lost); "first" takes the first channel
-alone, as the authors' loader does with its (mono) mp3 files.
+Channels: "mean" is ffmpeg's downmix at unity gain; "first" takes the first channel only, as the authors' loader does
+with its (mono) mp3 files.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import ffmpeg
 import numpy as np
 
 from framekd.config import UserError
+from framekd.units import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 EXTENSIONS = (".wav", ".flac", ".mp3", ".opus", ".ogg", ".m4a", ".webm", ".mp4", ".aac", ".mka")
-# Containers that hold one recording. Playlists (hls, concat, …) would make ffmpeg open other files or addresses.
+# Containers that hold one recording. Playlists (hls, concat, …) are excluded: they make ffmpeg open other files.
 _FORMATS = "wav,w64,flac,mp3,ogg,opus,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac,aiff,au,caf,asf,avi,flv,mpegts,mpeg,amr"
 MAX_SECONDS = 6 * 3600.0
 
 
 class DecodeError(UserError):
-    """Audio that cannot be decoded, with the reason in one sentence."""
+    """Audio that cannot be decoded; the message is the reason."""
 
 
 @lru_cache(maxsize=1)
 def ffmpeg_path() -> str:
-    """The ffmpeg program: $FRAMEKD_FFMPEG, the pinned one of imageio-ffmpeg, or the system's."""
+    """Path of the ffmpeg program: $FRAMEKD_FFMPEG, that of imageio-ffmpeg, or the system's."""
     chosen = os.environ.get("FRAMEKD_FFMPEG")
     if chosen:
         return chosen
@@ -50,21 +51,29 @@ def ffmpeg_path() -> str:
 
 
 def problems() -> list[str]:
-    """What is wrong with this machine's decoder, one sentence each; empty if nothing is."""
+    """Problems of this machine's decoder, one sentence each; empty if it works."""
     try:
         program = ffmpeg_path()
-        told = subprocess.run([program, "-hide_banner", "-buildconf"], capture_output=True, text=True, timeout=30)
+        shown = subprocess.run([program, "-hide_banner", "-buildconf"], capture_output=True, text=True, timeout=30)
     except UserError as error:
         return [str(error)]
     except (OSError, subprocess.SubprocessError) as error:
         return [f"ffmpeg does not run ({error}); install imageio-ffmpeg or put a working ffmpeg on PATH"]
-    if "--enable-libsoxr" not in told.stdout:
+    if "--enable-libsoxr" not in shown.stdout:
         return [f"{program} has no soxr resampler; install imageio-ffmpeg, whose ffmpeg has one"]
     return []
 
 
+def _command(stream: ffmpeg.nodes.OutputStream, *options: str) -> list[str]:
+    """The command of an ffmpeg-python graph, run by the program of :func:`ffmpeg_path`."""
+    return stream.compile(cmd=[ffmpeg_path(), "-hide_banner", "-loglevel", "error", *options])
+
+
 def _filters(start: float, duration: float | None, sample_rate: int, channel: str) -> str:
-    # first_pts=0 with async=1 puts sample 0 at time 0 also where a stream begins late, and fills gaps with silence.
+    """Filter chain: downmix, resample, cut.
+
+    first_pts=0 with async=1 puts sample 0 at time 0 also if the stream begins late, and fills gaps with silence.
+    """
     resample = f"aresample={sample_rate}:resampler=soxr:precision=28:first_pts=0:async=1:rematrix_maxval=1.0"
     chain = ["pan=mono|c0=c0", resample] if channel == "first" else [f"{resample}:ochl=mono"]
     if start > 0 or duration is not None:
@@ -83,11 +92,18 @@ def decode_float(
     channel: Literal["mean", "first"] = "mean",
     timeout: float = 600.0,
 ) -> np.ndarray:
-    """Decode a file (or its bytes) to mono float32 [samples] and cut ``start`` … ``start + duration`` seconds out.
+    """Decode a file to mono and cut a part out of it.
 
-    The result is shorter where the media end earlier, and empty where they end before `start`.
+    Args:
+        media: path, or the bytes of a file.
+        start, duration: part to return, in seconds; None: up to the end.
+        sample_rate: of the result, in Hz.
+        channel: "mean" of all channels, or the "first".
+        timeout: longest time that decoding may take, in seconds.
+    Returns:
+        float32 [samples], -1 … 1; shorter if the audio ends earlier, empty if it ends before `start`.
     Raises:
-        DecodeError: no audio that can be decoded, or samples that are not numbers.
+        DecodeError: nothing can be decoded, or samples are non-finite.
         FileNotFoundError: no such file.
     """
     if not 0 <= start <= MAX_SECONDS or (duration is not None and not 0 < duration <= MAX_SECONDS):
@@ -98,10 +114,9 @@ def decode_float(
         name, source, data = os.fspath(media), f"file:{os.fspath(media)}", None
         if not Path(media).is_file():
             raise FileNotFoundError(f"{name}: no such audio file")
-    command = [ffmpeg_path(), "-hide_banner", "-loglevel", "error", "-threads", "1"]
-    command += ["-protocol_whitelist", "file,pipe", "-format_whitelist", _FORMATS, "-i", source]
-    command += ["-map", "0:a:0", "-af", _filters(start, duration, sample_rate, channel)]
-    command += ["-threads", "1", "-f", "f32le", "pipe:1"]
+    stream = ffmpeg.input(source, threads=1, protocol_whitelist="file,pipe", format_whitelist=_FORMATS)["a:0"]
+    chain = _filters(start, duration, sample_rate, channel)
+    command = _command(stream.output("pipe:1", af=chain, threads=1, format="f32le"))
     stdin = subprocess.DEVNULL if data is None else None
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, stdin=stdin, input=data)
@@ -109,10 +124,10 @@ def decode_float(
         raise DecodeError(f"{name}: decoding took more than {timeout:.0f} s") from None
     samples = np.frombuffer(done.stdout, "<f4", count=len(done.stdout) // 4)
     if len(samples) == 0 and done.returncode != 0:
-        told = done.stderr.decode(errors="replace").strip().splitlines()
-        raise DecodeError(f"{name}: no audio that can be decoded ({told[-1].strip() if told else 'no message'})")
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise DecodeError(f"{name}: no audio that can be decoded ({lines[-1].strip() if lines else 'no message'})")
     if not np.isfinite(samples).all():
-        raise DecodeError(f"{name}: its samples are not all numbers (NaN or infinity)")
+        raise DecodeError(f"{name}: it has non-finite samples (NaN or infinity)")
     return samples
 
 
@@ -130,7 +145,7 @@ def decode(
     channel: Literal["mean", "first"] = "mean",
     timeout: float = 600.0,
 ) -> np.ndarray:
-    """As :func:`decode_float`, as int16 [samples]: what the store holds."""
+    """As :func:`decode_float`, but int16 [samples], as in the store."""
     return to_int16(decode_float(media, start, duration, sample_rate=sample_rate, channel=channel, timeout=timeout))
 
 
@@ -143,21 +158,28 @@ def fetch_span(
     proxy: str | None = None,
     timeout: float = 30.0,
 ) -> bool:
-    """Fetch only the seconds ``span`` of a remote media file, decoded, into the WAV file `target`; False if it failed.
+    """Download and decode a part of a remote media file.
 
-    ffmpeg seeks by range requests to the last point before the span, decodes from there and drops what comes before:
-    the first sample of the file is the one at ``span[0]``, which copying packets would miss by seconds. A file that
-    does not hold the whole span counts as failed.
+    ffmpeg seeks by range requests to the last point before the part, decodes from there and drops what comes before:
+    the first sample written is the one at ``span[0]``. Copying packets would be off by up to seconds.
+
+    Args:
+        span: begin and end in seconds.
+        target: WAV file to write.
+        headers, proxy: for the requests.
+        timeout: longest silence of the connection in seconds.
+    Returns:
+        Whether `target` holds the whole part.
     """
-    command = [ffmpeg_path(), "-hide_banner", "-loglevel", "error", "-xerror", "-y", "-threads", "1"]
-    command += ["-protocol_whitelist", "http,https,tcp,tls,crypto,httpproxy", "-format_whitelist", _FORMATS]
-    command += ["-rw_timeout", str(round(timeout * 1e6))]
+    options: dict[str, str] = {"rw_timeout": str(round(timeout * 1e6)), "ss": f"{span[0]:.3f}"}
     if headers:
-        command += ["-headers", "".join(f"{name}: {value}\r\n" for name, value in headers.items())]
+        options["headers"] = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     if proxy:
-        command += ["-http_proxy", proxy]
-    command += ["-ss", f"{span[0]:.3f}", "-i", url, "-map", "0:a:0", "-t", f"{span[1] - span[0]:.3f}"]
-    command += ["-c:a", "pcm_f32le", "-f", "wav", f"file:{os.fspath(target)}"]
+        options["http_proxy"] = proxy
+    protocols = "http,https,tcp,tls,crypto,httpproxy"
+    stream = ffmpeg.input(url, threads=1, protocol_whitelist=protocols, format_whitelist=_FORMATS, **options)["a:0"]
+    output = stream.output(f"file:{os.fspath(target)}", t=f"{span[1] - span[0]:.3f}", acodec="pcm_f32le", format="wav")
+    command = _command(output, "-xerror", "-y")
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20 * timeout)
     except subprocess.TimeoutExpired:
@@ -170,12 +192,12 @@ def fetch_span(
         seconds = soundfile.info(target).duration
     except RuntimeError:
         return False
-    # A host without range requests makes ffmpeg land behind the place it was sent to; then some of the span is missing.
+    # If the host does not support range requests, ffmpeg lands behind the begin, and some of the part is missing.
     return abs(seconds - (span[1] - span[0])) < 0.01
 
 
 def declared_seconds(path: str | Path) -> float | None:
-    """The duration that a file's header states (not how much of it is there); None if it states none."""
+    """Seconds of audio that a file's header states, also if the file is truncated; None if it states nothing."""
     command = [ffmpeg_path(), "-hide_banner", "-protocol_whitelist", "file", "-format_whitelist", _FORMATS]
     done = subprocess.run(
         [*command, "-i", f"file:{os.fspath(path)}"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60

@@ -1,17 +1,13 @@
-"""Weights in and out: our checkpoint directories, the published files, and fetching those.
+"""Reading and writing weights: this project's checkpoint directories, and the published files.
 
-A checkpoint directory holds `model.safetensors` (nothing but tensors) and `spec.json`: what rebuilds the model, its
-class lists in order, sample rate, frame length, front end, where it came from, and the SHA-256 of the weights.
+A checkpoint directory holds `model.safetensors` (only tensors) and `spec.json`: architecture and sizes, class lists in
+order, sample rate, frame length, front end, provenance, and the SHA-256 of the weights.
 """
 
 import argparse
-import hashlib
 import io
 import json
 import pickle
-import shutil
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,19 +19,16 @@ import torch
 from torch import Tensor
 
 from framekd.config import UserError
+from framekd.fetch import fetch
+from framekd.files import replacing, sha256_of, write_json, write_text
 from framekd.models import FrameModel, build_from_spec
 from framekd.models.reference import load_reference
 
 FORMAT = "framekd-checkpoint-1"
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
 HEADS = ("frame_head.", "clip_head.")
-NOT_THE_ENCODERS = (
-    "rnn_hidden",
-    "rnn_layers",
-    "dropout",
-    "attention_dropout",
-    "layerdrop",
-)  # its weights do not depend on them
+OTHER_SIZES = ("rnn_hidden", "rnn_layers", "dropout", "attention_dropout", "layerdrop")
+"""Sizes that the encoder's weights do not depend on."""
 
 __all__ = [
     "fetch",
@@ -45,7 +38,7 @@ __all__ = [
     "read_spec",
     "read_weights",
     "save_checkpoint",
-    "sha256_of",
+    "write_text",
 ]
 
 
@@ -61,11 +54,19 @@ def save_checkpoint(
     clip_classes: Sequence[str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `model` and all that is needed to use it into `directory`; returns the directory.
+    """Write `model` and what is needed to use it into `directory`.
 
-    classes: names of the frame head's outputs, in order.  clip_classes: those of the clip head, if they are others.
-    provenance: JSON-able facts (step, seed, configuration …).  extra: further JSON-able content.
-    Both files are written aside and then renamed, the weights first; a pair that does not match is refused on loading.
+    Each file is written whole, the weights first; a pair that does not match is refused on loading.
+
+    Args:
+        classes: names of the frame head's outputs, in order.
+        provenance: facts about the training (step, seed, configuration, …), JSON-serialisable.
+        clip_classes: names of the clip head's outputs, if they differ from `classes`.
+        extra: further JSON-serialisable content.
+    Returns:
+        `directory`.
+    Raises:
+        UserError: a class list does not fit its head, or the disk is full.
     """
     directory = Path(directory)
     if len(classes) != model.n_classes:
@@ -75,10 +76,6 @@ def save_checkpoint(
     if clip_classes is None and model.n_clip_classes == model.n_classes:
         clip_classes = classes
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    directory.mkdir(parents=True, exist_ok=True)
-    weights, spec = directory / WEIGHTS, directory / SPEC
-    aside = weights.with_suffix(".part")
-    safetensors.torch.save_file(tensors, aside, metadata={"format": "pt"})
     content = {
         "format": FORMAT,
         **model.spec(),
@@ -86,16 +83,20 @@ def save_checkpoint(
         "clip_classes": None if clip_classes is None else list(clip_classes),
         "provenance": dict(provenance),
         "extra": dict(extra or {}),
-        "weights_sha256": sha256_of(aside),
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    aside.replace(weights)
-    write_text(spec, text)
+    with replacing(directory / WEIGHTS) as aside:
+        safetensors.torch.save_file(tensors, aside, metadata={"format": "pt"})
+        content["weights_sha256"] = sha256_of(aside)
+    write_json(directory / SPEC, content)
     return directory
 
 
 def read_spec(directory: str | Path) -> dict[str, Any]:
-    """The specification in a checkpoint directory; UserError says which file is missing or damaged."""
+    """Read the specification in a checkpoint directory.
+
+    Raises:
+        UserError: the file is missing, damaged or of another format.
+    """
     path = Path(directory) / SPEC
     if not path.is_file():
         raise UserError(f"There is no checkpoint in {directory}: it has no {SPEC}.")
@@ -111,10 +112,16 @@ def read_spec(directory: str | Path) -> dict[str, Any]:
 def load_checkpoint(
     directory: str | Path, *, heads: bool = True, device: str | torch.device = "cpu"
 ) -> tuple[FrameModel, dict[str, Any]]:
-    """The model in a checkpoint directory, in eval mode, and its specification.
+    """Read a checkpoint directory.
 
-    heads=False leaves the heads as a new model has them (give it `new_heads`).  Refuses, in one sentence, weights that
-    are not those of the specification, and a front end, sample rate or frame length that are not this code's.
+    Args:
+        heads: False keeps the heads of a new model (initialise them with `new_heads`).
+        device: where the model is placed.
+    Returns:
+        The model in evaluation mode, and its specification.
+    Raises:
+        UserError: the weights do not fit the specification, or its front end, sample rate or frame length are not
+            those of this version.
     """
     spec = read_spec(directory)
     model = build_from_spec(spec)
@@ -129,9 +136,14 @@ def load_checkpoint(
 
 
 def load_encoder(model: FrameModel, directory: str | Path) -> dict[str, Any]:
-    """Copy the encoder of a checkpoint into `model` (to start Step 3 from Step 2); returns its specification.
+    """Copy the encoder of a checkpoint into `model`, to start Step 3 from Step 2.
 
-    The encoders must agree in architecture, sizes and front end; sequence model and heads stay as they are.
+    The sequence model and the heads of `model` are not changed.
+
+    Returns:
+        The specification of the checkpoint.
+    Raises:
+        UserError: the encoders differ in architecture, sizes or front end.
     """
     spec = read_spec(directory)
     ours = model.spec()
@@ -139,7 +151,7 @@ def load_encoder(model: FrameModel, directory: str | Path) -> dict[str, Any]:
         if spec.get(key) != ours[key]:
             raise UserError(f"{directory} holds an encoder with {key} {spec.get(key)!r}, not {ours[key]!r}.")
     theirs = spec.get("sizes", {})
-    other = [k for k, v in ours["sizes"].items() if k not in NOT_THE_ENCODERS and theirs.get(k, v) != v]
+    other = [k for k, v in ours["sizes"].items() if k not in OTHER_SIZES and theirs.get(k, v) != v]
     if other:
         sizes = f"{other[0]} {theirs[other[0]]!r}, not {ours['sizes'][other[0]]!r}"
         raise UserError(f"{directory} holds a {model.name} with {sizes}; build the model with the sizes in its {SPEC}.")
@@ -151,6 +163,7 @@ def load_encoder(model: FrameModel, directory: str | Path) -> dict[str, Any]:
 
 
 def verified_weights(directory: str | Path, spec: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Read the weights in a checkpoint directory; UserError if they are not those that `spec` was written for."""
     path = Path(directory) / WEIGHTS
     tensors = read_weights(path)
     if sha256_of(path) != spec.get("weights_sha256"):
@@ -163,7 +176,7 @@ def verified_weights(directory: str | Path, spec: Mapping[str, Any]) -> dict[str
 
 @torch.no_grad()
 def copy_exactly(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    """Copy all tensors, or none: names and shapes must be the same."""
+    """Copy all tensors, or none (UserError) if names or shapes differ."""
     problems = []
     if missing := [name for name in wanted if name not in found]:
         problems.append(f"has no {missing[0]} ({len(missing)} missing)")
@@ -183,9 +196,12 @@ def copy_exactly(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], wher
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """The tensors of a .safetensors, .pt, .pth or .ckpt file (or of the one such file in a .zip), on the CPU.
+    """Read the tensors of a .safetensors, .pt, .pth or .ckpt file, or of the only such file in a .zip, onto the CPU.
 
-    Nothing in a file is ever executed: a pickle that asks for code is refused.  UserError says what is wrong.
+    Code in a file is never executed: a pickle that needs more than tensors and plain data is refused.
+
+    Raises:
+        UserError: the file is missing, damaged or refused.
     """
     path = Path(path)
     if not path.is_file():
@@ -212,7 +228,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
 
 def opened(path: Path) -> Path | io.BytesIO:
-    """The file itself; of a .zip archive (not torch's own kind), the one weights file in it."""
+    """The file itself, or the only weights file in a .zip archive."""
     if path.suffix != ".zip":
         return path
     with zipfile.ZipFile(path) as archive:
@@ -222,86 +238,6 @@ def opened(path: Path) -> Path | io.BytesIO:
         return io.BytesIO(archive.read(members[0]))
 
 
-def fetch(
-    url: str | None, path: str | Path, *, sha256: str | None = None, attempts: int = 3, timeout: float = 60.0
-) -> Path:
-    """Make sure that `path` exists: as it is, or downloaded from `url`; returns it.
-
-    A file that is there already (dropped in by hand, say) is accepted.  sha256: the pinned sum, checked either way;
-    without one the sum is recorded in `path`.sha256, and a later change of the file is refused.  A broken download goes
-    on where it stopped (`path`.part) and is renamed when complete.  UserError: one sentence, with what to put where.
-    """
-    path = Path(path)
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        by_hand = f"put the file there by hand as {path}"
-        if not url:
-            raise UserError(f"{path} is absent and no address is configured for it: {by_hand}.")
-        part = path.with_name(path.name + ".part")
-        for attempt in range(attempts):
-            try:
-                download(url, part, timeout)
-                break
-            except (urllib.error.URLError, OSError, ValueError) as error:
-                if attempt == attempts - 1:
-                    raise UserError(f"{url} could not be fetched ({error}): {by_hand}, or try again.") from error
-        check_sum(part, sha256, by_hand)
-        part.replace(path)
-        part.with_name(part.name + ".tag").unlink(missing_ok=True)
-    record = path.with_name(path.name + ".sha256")
-    expected = sha256 or (record.read_text().split()[0] if record.is_file() else None)
-    digest = check_sum(path, expected, f"remove it to fetch it again, or {record.name} if the change is meant")
-    write_text(record, f"{digest}  {path.name}\n")
-    return path
-
-
-def download(url: str, part: Path, timeout: float) -> None:
-    """Append what is missing to `part`; raises OSError when the answer ends early."""
-    tag = part.with_name(part.name + ".tag")
-    request = urllib.request.Request(url)
-    if part.is_file() and tag.is_file():  # resume only what the server still vouches for
-        request.add_header("Range", f"bytes={part.stat().st_size}-")
-        request.add_header("If-Range", tag.read_text())
-    try:
-        answer = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing left to resume: what is there is not this file's beginning
-            part.unlink(missing_ok=True)
-        raise
-    with answer:
-        resumed = answer.status == 206
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        if version:
-            tag.write_text(version)
-        else:
-            tag.unlink(missing_ok=True)
-        length = answer.headers.get("Content-Length")
-        with part.open("ab" if resumed else "wb") as file:
-            start = file.tell()
-            shutil.copyfileobj(answer, file, 1 << 20)
-            got = file.tell() - start
-    if length is not None and got != int(length):
-        raise OSError(f"the connection ended after {got} of {length} bytes")
-
-
-def check_sum(path: Path, expected: str | None, remedy: str) -> str:
-    digest = sha256_of(path)
-    if expected and digest != expected.lower():
-        raise UserError(f"{path} has SHA-256 {digest}, expected {expected.lower()}: {remedy}.")
-    return digest
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".aside")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
-
-
 def first_line(error: BaseException) -> str:
+    """First line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,55 +1,56 @@
-"""The command line: events of your own files, and a check of the machine before a long run."""
+"""The command line: detect events in your own files, and check the machine before a long run."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from framekd.config import Config, UserError, load_files
+from framekd.files import replacing, write_json
 
 FORMATS = ("tsv", "json", "audacity")
+COLUMNS = ("onset", "offset", "event_label", "score")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of `framekd`."""
+    """The argument parser of `framekd`."""
     out = argparse.ArgumentParser(prog="framekd", description=__doc__)
     commands = out.add_subparsers(dest="command", required=True)
-    predict = commands.add_parser("predict", help="events of audio files of any format and length")
+    predict = commands.add_parser("predict", help="detect events in audio files of any format and length")
     predict.add_argument("files", nargs="+", metavar="FILE")
     predict.add_argument("--checkpoint", required=True, help="a checkpoint directory: model.safetensors and spec.json")
     predict.add_argument("--out", help="folder for the results (default: beside each file)")
-    predict.add_argument("--threshold", type=float, default=0.5, help="probability above which a class is heard (0.5)")
+    predict.add_argument("--threshold", type=float, default=0.5, help="probability above which a class is active (0.5)")
     predict.add_argument("--median", type=float, default=0.48, help="length of the median filter in seconds (0.48)")
     predict.add_argument("--format", default="tsv", help="comma-separated: tsv, json, audacity (tsv)")
-    predict.add_argument("--plot", action="store_true", help="a picture of the scores beside the events")
+    predict.add_argument("--plot", action="store_true", help="also write a picture of the scores")
     doctor = commands.add_parser("doctor", help="check the environment and the configured data before a long run")
     doctor.add_argument("--configfile", nargs="*", default=[], help="differences from config/config.yaml")
     return out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; a mistake is one sentence on stderr and exit code 1."""
+    """Run a command and return its exit code. An error of the user or the system is one sentence on stderr, code 1."""
     given = parser().parse_args(arguments)
     try:
         return {"predict": predict, "doctor": doctor}[given.command](given)
-    except (UserError, FileNotFoundError) as error:
+    except (UserError, OSError) as error:
         print(f"framekd: {error}", file=sys.stderr)
         return 1
 
 
 def predict(given: argparse.Namespace) -> int:
-    """Events of each file; a file that cannot be read is told and left out, and the exit code is then 1."""
+    """Detect events in each file. A file that cannot be read is reported and skipped, and the exit code is 1."""
     formats = given.format.split(",")
     if unknown := [name for name in formats if name not in FORMATS]:
-        raise UserError(f"--format {unknown[0]!r} is none of {', '.join(FORMATS)}")
+        raise UserError(f"--format {unknown[0]!r}: expected one of {', '.join(FORMATS)}")
     if not 0 < given.threshold < 1:
-        raise UserError(f"--threshold is a probability between 0 and 1, not {given.threshold:g}")
+        raise UserError(f"--threshold: expected a probability between 0 and 1, not {given.threshold:g}")
     from framekd.audio import DecodeError
     from framekd.checkpoints import load_checkpoint
     from framekd.metrics import median_filter
@@ -63,12 +64,11 @@ def predict(given: argparse.Namespace) -> int:
                 model, name, classes, threshold=given.threshold, smooth=lambda x: median_filter(x, seconds=given.median)
             )
         except (DecodeError, UserError, FileNotFoundError) as error:
-            told = str(error) if str(error).startswith(name) else f"{name}: {error}"
-            print(f"framekd: {told}", file=sys.stderr)
+            message = str(error) if str(error).startswith(name) else f"{name}: {error}"
+            print(f"framekd: {message}", file=sys.stderr)
             failed += 1
             continue
         stem = Path(given.out) / Path(name).name if given.out else Path(name)
-        stem.parent.mkdir(parents=True, exist_ok=True)
         for form in formats:
             _write(stem, form, found.events)
         if given.plot:
@@ -78,37 +78,34 @@ def predict(given: argparse.Namespace) -> int:
 
 
 def _write(stem: Path, form: str, events: Sequence[tuple[float, float, str, float]]) -> None:
-    """Events as `stem`.events.tsv, .events.json or .labels.txt (Audacity), whole or not at all."""
+    """Write events as `stem`.events.tsv, .events.json or .labels.txt (Audacity)."""
     path = stem.with_name(stem.name + {"tsv": ".events.tsv", "json": ".events.json", "audacity": ".labels.txt"}[form])
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        if form == "json":
-            keys = ("onset", "offset", "event_label", "score")
-            json.dump([dict(zip(keys, event)) for event in events], file, indent=1, ensure_ascii=False)
-            file.write("\n")
-        else:
-            table = csv.writer(file, delimiter="\t", lineterminator="\n")
-            if form == "tsv":
-                table.writerow(["onset", "offset", "event_label", "score"])
-            for onset, offset, label, score in events:
-                times = [f"{onset:.2f}", f"{offset:.2f}", label]
-                table.writerow([*times, f"{score:.3f}"] if form == "tsv" else times)
-    aside.replace(path)
+    if form == "json":
+        write_json(path, [dict(zip(COLUMNS, event)) for event in events])
+        return
+    with replacing(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        if form == "tsv":
+            table.writerow(COLUMNS)
+        for onset, offset, label, score in events:
+            times = [f"{onset:.2f}", f"{offset:.2f}", label]
+            table.writerow([*times, f"{score:.3f}"] if form == "tsv" else times)
 
 
 def _plot(stem: Path, found: Any, classes: Sequence[str], threshold: float) -> None:
     import numpy as np
 
-    from framekd.events import FRAME_RATE
     from framekd.plots import score_timeline
+    from framekd.units import FRAME_RATE
 
     stamps = np.arange(len(found.probabilities) + 1) / FRAME_RATE
     figure = score_timeline(found.probabilities, classes, timestamps=stamps, threshold=threshold, title=stem.name)
-    figure.savefig(stem.with_name(stem.name + ".png"), dpi=120)
+    with replacing(stem.with_name(stem.name + ".png")) as aside:
+        figure.savefig(aside, dpi=120)
 
 
 def doctor(given: argparse.Namespace) -> int:
-    """Say what would stop a long run; exit code 1 if anything would."""
+    """Print what would stop a long run; the exit code is 1 if anything would."""
     config = load_files(*given.configfile) if given.configfile else Config()
     problems = [*_environment(config), *_data(config), *_checkpoints(config)]
     for sentence in problems:
@@ -153,8 +150,8 @@ def _data(config: Config) -> list[str]:
 
 
 def _checkpoints(config: Config) -> list[str]:
-    """Published checkpoints that the run starts from: named, apart from each other, and what was pinned."""
-    from framekd.checkpoints import check_sum
+    """Problems of the published checkpoints that the run starts from: no address, one name for two, a wrong sum."""
+    from framekd.fetch import check_sum
 
     step1 = config.models if config.step1.source == "external" else []
     step2 = [model for model in config.models if model not in config.step2.train]

@@ -1,12 +1,11 @@
-"""Fetching a video's audio with yt-dlp, in process, and saying in one word why it did not work.
+"""Downloading a video's audio with yt-dlp, in process, and classifying why a download failed.
 
-Nothing is evaded: a host that says no, wait or prove yourself is obeyed and its answer recorded. A cookies file of the
-user's is handed to yt-dlp by path; neither its content nor its path appears in a reason.
+Refusals of the host (no access, wait, prove that you are human) are obeyed and recorded, never evaded. The user's
+cookies file is passed to yt-dlp by path; neither its content nor its path appears in a reason.
 """
 
 from __future__ import annotations
 
-import email.utils
 import ipaddress
 import re
 import shutil
@@ -20,13 +19,16 @@ from typing import Any
 
 from framekd import config
 from framekd.config import UserError
+from framekd.fetch import retry_after
+from framekd.files import disk_full
 from framekd.manifest import State, one_line
 
-MAX_BYTES = 4 << 30  # no audio track is larger; an endless answer is
-_RUNTIMES = {"deno": "deno", "node": "node", "bun": "bun", "qjs": "quickjs"}  # program: yt-dlp's name for it
+MAX_BYTES = 4 << 30  # larger than any audio track
+_JAVASCRIPT = {"deno": "deno", "node": "node", "bun": "bun", "qjs": "quickjs"}  # program: yt-dlp's name of it
 
-# What hosts say, most telling first: YouTube calls a rate limit "unavailable … try again later" too.
-_TOLD: tuple[tuple[State, str], ...] = (
+# Messages of hosts and their meaning, the most specific first: YouTube's message for a rate limit is "unavailable …
+# try again later".
+_MESSAGES: tuple[tuple[State, str], ...] = (
     (State.RATE_LIMITED, r"rate.?limit|too many requests|try again later"),
     (State.BOT_CHECK, r"not a bot|captcha|unusual traffic|confirm you.re human"),
     (State.AGE, r"confirm your age|age.?restrict|inappropriate for some users|age.?gate"),
@@ -37,7 +39,7 @@ _TOLD: tuple[tuple[State, str], ...] = (
     ),
     (State.GONE, r"removed|terminated|does not exist|no longer available|unavailable|deleted|not available|copyright"),
 )
-_STATUS = {
+_STATUS_CODES = {
     401: State.PRIVATE,
     402: State.PRIVATE,
     403: State.PRIVATE,
@@ -49,7 +51,7 @@ _STATUS = {
 
 
 class FetchFailed(Exception):
-    """A clip that did not come: its state, the reason in one line, and how long the host asks to wait."""
+    """A failed download: the clip's state, the reason in one line, and the seconds that the host asks to wait."""
 
     def __init__(self, state: State, reason: str, *, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -58,23 +60,23 @@ class FetchFailed(Exception):
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file on disk that holds the audio from `begin` seconds into the video on."""
+    """A local file with the audio of a video from `begin` seconds on."""
 
     path: Path
     begin: float
     source: str
     whole: bool = True
-    """Whether the host said how long the file is, so that a truncated one would have been noticed."""
+    """Whether the host stated the file's length, so that truncation would have been noticed."""
 
 
 def problems(settings: config.Download) -> list[str]:
-    """What would keep this machine from downloading, one sentence each; empty if nothing would."""
+    """Problems that prevent downloads on this machine, one sentence each; empty if there are none."""
     out = []
     try:
         import yt_dlp  # noqa: F401
     except ImportError:
         return ["yt-dlp is not installed; install framekd[download] (make env does)"]
-    if _is_youtube(settings.url) and not any(map(shutil.which, _RUNTIMES)):
+    if _is_youtube(settings.url) and not any(map(shutil.which, _JAVASCRIPT)):
         out.append("YouTube needs a JavaScript runtime: install deno (or node) and put it on PATH")
     if settings.cookies and not Path(settings.cookies).is_file():
         out.append("audioset.download.cookies names a file that does not exist")
@@ -91,7 +93,7 @@ def _is_youtube(url: str) -> bool:
 
 
 def _extractor(url: str) -> str | None:
-    """yt-dlp's extractor where it is plain which: trying all of them costs half a second."""
+    """Name of yt-dlp's extractor for an address, if it is known: trying all of them takes half a second."""
     if _is_youtube(url):
         return "Youtube"
     try:
@@ -102,7 +104,7 @@ def _extractor(url: str) -> str | None:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """An error and what it came from, outermost first."""
+    """An error and its causes, outermost first."""
     out: list[BaseException] = []
     waiting = [error]
     while waiting:
@@ -115,21 +117,8 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     return out
 
 
-def retry_after(value: str | None, *, now: float | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date."""
-    if not value:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value).timestamp()
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, when - (time.time() if now is None else now))
-
-
 def classify(error: BaseException, *, youtube: bool = False) -> FetchFailed:
-    """The state that an error of yt-dlp means. What nobody foresaw counts as a passing network error."""
+    """Classify an error of yt-dlp. An unknown error counts as a network error, which is tried again."""
     from yt_dlp.networking.exceptions import HTTPError
     from yt_dlp.utils import GeoRestrictedError, UnsupportedError
 
@@ -146,10 +135,10 @@ def classify(error: BaseException, *, youtube: bool = False) -> FetchFailed:
         if http.redirect_loop:
             return FetchFailed(State.NETWORK, "redirect loop")
         wait = retry_after(http.response.headers.get("Retry-After"))
-        if http.status == 403 and youtube:  # an address of media that has expired, or a throttled session
+        if http.status == 403 and youtube:  # the media address has expired, or the session is throttled
             return FetchFailed(State.NETWORK, reason)
-        if http.status in _STATUS:
-            return FetchFailed(_STATUS[http.status], reason, retry_after=wait)
+        if http.status in _STATUS_CODES:
+            return FetchFailed(_STATUS_CODES[http.status], reason, retry_after=wait)
         state = State.GONE if 400 <= http.status < 500 and http.status not in (408, 425) else State.NETWORK
         return FetchFailed(state, reason, retry_after=wait)
     if any(isinstance(found, GeoRestrictedError) for found in chain):
@@ -160,14 +149,14 @@ def classify(error: BaseException, *, youtube: bool = False) -> FetchFailed:
         return FetchFailed(State.NETWORK, "an empty answer")
     if re.search(r"timed out|connection|unable to download|bytes read|resolve|ssl", text, re.I):
         return FetchFailed(State.NETWORK, text)
-    for state, pattern in _TOLD:
+    for state, pattern in _MESSAGES:
         if re.search(pattern, text, re.I):
             return FetchFailed(state, text)
     return FetchFailed(State.NETWORK, text)
 
 
-class _Silence:
-    """yt-dlp's logger: its errors come as exceptions, everything else would only fill logs."""
+class _NoLog:
+    """Logger for yt-dlp that writes nothing; errors come as exceptions."""
 
     def debug(self, message: str) -> None: ...
 
@@ -177,12 +166,12 @@ class _Silence:
 
 
 class Fetcher:
-    """Fetches whole audio tracks; one yt-dlp object a thread, made once.
+    """Downloads audio tracks, with one yt-dlp object per thread.
 
     Args:
         settings: address template, time-out, cookies, proxy.
-        directory: where the files lie until they are decoded; one a thread, overwritten by the next.
-        deadline: longest time for one file in seconds.
+        directory: folder of the downloaded files; each thread has one, which its next download overwrites.
+        deadline: longest time for one file in seconds; None is 20 times the time-out.
     """
 
     def __init__(self, settings: config.Download, directory: str | Path, *, deadline: float | None = None) -> None:
@@ -199,12 +188,12 @@ class Fetcher:
 
     def _options(self, target: Path) -> dict[str, Any]:
         options: dict[str, Any] = dict(
-            format="bestaudio[acodec=opus]/bestaudio/best",  # Opus in WebM states its times exactly, AAC not always
+            format="bestaudio[acodec=opus]/bestaudio/best",  # Opus in WebM has exact time stamps, AAC not always
             outtmpl={"default": str(target).replace("%", "%%")},
             quiet=True,
             no_warnings=True,
             noprogress=True,
-            logger=_Silence(),
+            logger=_NoLog(),
             noplaylist=True,
             cachedir=False,
             continuedl=False,
@@ -218,10 +207,10 @@ class Fetcher:
             extractor_retries=0,
             file_access_retries=0,
             skip_unavailable_fragments=False,
-            buffersize=16,  # the first read; it grows from there, and the deadline is looked at between two
+            buffersize=16,  # of the first read, then it grows; the deadline is checked between reads
             socket_timeout=self.settings.timeout_seconds,
-            progress_hooks=[self._watch],
-            js_runtimes={name: {} for program, name in _RUNTIMES.items() if shutil.which(program)},
+            progress_hooks=[self._check_progress],
+            js_runtimes={name: {} for program, name in _JAVASCRIPT.items() if shutil.which(program)},
         )
         if self.settings.cookies:
             options["cookiefile"] = self.settings.cookies
@@ -238,7 +227,7 @@ class Fetcher:
             self._local.client = yt_dlp.YoutubeDL(self._options(target)), target
         return self._local.client
 
-    def _watch(self, progress: dict[str, Any]) -> None:
+    def _check_progress(self, progress: dict[str, Any]) -> None:
         if progress.get("status") == "downloading":
             self._local.whole = progress.get("total_bytes") is not None
         if time.monotonic() - self._local.began > self.deadline:
@@ -247,12 +236,14 @@ class Fetcher:
             raise FetchFailed(State.CORRUPT, "larger than any audio track")
 
     def fetch(self, ytid: str, *, span: tuple[float, float] | None = None, take: Span | None = None) -> Fetched:
-        """Fetch the audio track of a video; FetchFailed says why it did not come.
+        """Download the audio track of a video.
 
         Args:
             span: begin and end in seconds of what is needed.
-            take: fetches a span of a remote file into a local one; tried where it saves much, and where it fails the
-                whole track is fetched.
+            take: downloads a span of a remote file. It is tried if the span is much shorter than the track; if it
+                fails, the whole track is downloaded.
+        Raises:
+            FetchFailed: with the reason.
         """
         client, target = self._client()
         target.unlink(missing_ok=True)
@@ -267,7 +258,9 @@ class Fetcher:
                 if remote is not None and take(remote, span, target):
                     return Fetched(target, span[0], self.source)
                 info = client.process_ie_result(info, download=True)
-        except Exception as error:  # noqa: BLE001 - yt-dlp raises anything; classify() names it
+        except Exception as error:  # yt-dlp raises errors of any type
+            if disk_full(error):
+                raise UserError(f"{self.directory}: the disk is full; free some space and try again.") from error
             raise classify(error, youtube=self.youtube) from None
         if info is None or not target.is_file():
             raise FetchFailed(State.CORRUPT, "no media at this address")
@@ -278,7 +271,7 @@ class Fetcher:
 
 @dataclass(frozen=True)
 class Remote:
-    """A media file that can be read in part: its address and what to send along."""
+    """A media file of which a part can be requested: its address and the options of the request."""
 
     url: str
     headers: dict[str, str]
@@ -287,18 +280,18 @@ class Remote:
 
 
 Span = Callable[[Remote, tuple[float, float], Path], bool]
-WORTHWHILE = 60.0
-"""Seconds that a part must save before it is asked for in place of the whole."""
+LEAST_SAVING = 60.0
+"""A part is requested instead of the whole track only if it is shorter by this many seconds."""
 
 
 def _remote(info: dict[str, Any] | None, span: tuple[float, float], settings: config.Download) -> Remote | None:
-    """The chosen audio track, if it is one file that can be read in part and that is worth it."""
+    """The chosen audio track, if a part of it can be requested and saves enough."""
     chosen = (info or {}).get("requested_formats") or [info or {}]
     track = chosen[0]
     duration = (info or {}).get("duration")
     saved = span[0] if duration is None else duration - (span[1] - span[0])
-    # WebM alone: seeking in AAC loses the priming samples (12 to 23 ms), and in MP3 the exact place altogether.
+    # Only WebM: seeking in AAC loses the priming samples (12 to 23 ms), and seeking in MP3 is not exact.
     plain = track.get("protocol") in ("http", "https") and track.get("ext") == "webm"
-    if len(chosen) != 1 or not plain or saved < WORTHWHILE or track.get("cookies"):
+    if len(chosen) != 1 or not plain or saved < LEAST_SAVING or track.get("cookies"):
         return None
     return Remote(track["url"], dict(track.get("http_headers") or {}), settings.proxy, settings.timeout_seconds)

@@ -1,7 +1,7 @@
-"""Events on the frame grid: merging, targets, activity and the weights of balanced sampling (Sec. 3.1, 3.3).
+"""Events on the frame grid: merging, targets, active time and the weights of balanced sampling (Sec. 3.1, 3.3).
 
-Frames are 40 ms (25 a second). An event covers the frames from the one its onset falls into up to the one its offset
-falls into, half open: frame = floor(25 onset) … ceil(25 offset) - 1, so that an event of 1 ms marks one frame.
+A frame is 40 ms (25 per second). An event covers the frames floor(25 onset) to ceil(25 offset) - 1, so that an event of
+1 ms marks one frame.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import numpy as np
 
 from framekd.units import CLIP_FRAMES, FRAME_RATE
 
-_NOISE = (
-    1e-6  # frames; decimal milliseconds times 25 carry float noise: 0.28 s is frame 7 exactly, not 7.000000000000001
-)
+_NOISE = 1e-6  # frames, for rounding errors: 0.28 s is exactly frame 7, but 0.28 * 25 is 7.000000000000001
 
 
 def merge_events(
@@ -28,7 +26,7 @@ def merge_events(
     clip, label, onset, offset = clip[order], label[order], onset[order], offset[order]
     fresh = np.ones(len(clip), bool)
     fresh[1:] = (clip[1:] != clip[:-1]) | (label[1:] != label[:-1])
-    # Latest offset so far within the group: a running maximum of ranks (exact, unlike shifted floats).
+    # Latest offset so far in each group: a running maximum of ranks, since adding a shift to floats would round them.
     values, rank = np.unique(offset, return_inverse=True)
     lift = (np.cumsum(fresh) - 1) * len(values)
     latest = values[np.maximum.accumulate(rank.reshape(-1) + lift) - lift]
@@ -41,7 +39,7 @@ def merge_events(
 def frame_span(
     onset: np.ndarray, offset: np.ndarray, *, n_frames: int | None = CLIP_FRAMES, frame_rate: float = FRAME_RATE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Half-open frame spans (int32) of events in seconds, clipped to 0 … `n_frames` (None: not clipped above)."""
+    """Half-open frame spans (int32) of events in seconds, clipped to 0 … `n_frames` (None: no upper limit)."""
     begin = np.floor(np.asarray(onset, np.float64) * frame_rate + _NOISE)
     end = np.ceil(np.asarray(offset, np.float64) * frame_rate - _NOISE)
     top = np.inf if n_frames is None else n_frames
@@ -66,7 +64,7 @@ def active_runs(active: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def frame_targets(
     label: np.ndarray, begin: np.ndarray, end: np.ndarray, n_classes: int, n_frames: int = CLIP_FRAMES
 ) -> np.ndarray:
-    """Targets [classes, frames] float32, 1 where an event of the class is active, of one clip's frame spans."""
+    """Targets of one clip from its frame spans: float32 [classes, frames], 1 where the class is active."""
     targets = np.zeros((n_classes, n_frames), np.float32)
     for row, a, b in zip(label.tolist(), begin.tolist(), end.tolist()):
         targets[row, a:b] = 1
@@ -76,7 +74,7 @@ def frame_targets(
 def active_frames(
     clip: np.ndarray, label: np.ndarray, begin: np.ndarray, end: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Active frames per clip and class, overlaps counted once: columns (clip, label, frames), sorted."""
+    """Active frames per clip and class as sorted columns (clip, label, frames); overlaps count once."""
     clip, label, begin, end = merge_events(clip, label, begin, end)
     if len(clip) == 0:
         return clip, label, np.zeros(0, np.int64)
@@ -92,7 +90,7 @@ def active_seconds(label: np.ndarray, onset: np.ndarray, offset: np.ndarray, n_c
 
 
 def class_weights(totals: np.ndarray, *, offset: float = 30.0, scale: float = 1000.0) -> np.ndarray:
-    """Weight of a class with N active frames (or clips) in the training set: scale / (offset + N)."""
+    """Weight of a class with `totals` active frames (or clips) in the training set: scale / (offset + totals)."""
     return scale / (offset + np.asarray(totals, np.float64))
 
 

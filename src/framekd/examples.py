@@ -1,4 +1,4 @@
-"""Some clips with their scores, kept by the evaluation for people to look at: one small .npz file.
+"""Example clips with their scores, which the evaluation keeps for the report: one small .npz file.
 
 Arrays: `ids` [N], `classes` [C], `waveforms` [N, samples] int16 at 16 kHz, `scores` [N, C, T] float16 probabilities,
 `events` [N] JSON lists of (onset, offset, class), and the scalars `title` and `frame_seconds`.
@@ -7,19 +7,19 @@ Arrays: `ids` [N], `classes` [C], `waveforms` [N, samples] int16 at 16 kHz, `sco
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-SAMPLE_RATE = 16_000
+from framekd.files import replacing
+from framekd.units import FRAME_SECONDS
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clip: its audio (int16, 16 kHz), its true events, and the scores [classes, frames] that it got."""
+    """A clip: audio (int16 [samples], 16 kHz), true events (onset, offset, class) and scores [classes, frames]."""
 
     id: str
     waveform: np.ndarray
@@ -29,7 +29,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Clips that one model (named by `title`) scored, with the classes that the scores' rows mean."""
+    """Clips scored by one model (named by `title`); `classes` are the rows of the scores."""
 
     title: str
     classes: list[str]
@@ -43,30 +43,34 @@ def write_examples(
     *,
     classes: Sequence[str],
     title: str,
-    frame_seconds: float = 0.04,
+    frame_seconds: float = FRAME_SECONDS,
 ) -> None:
-    """Write `clips` to `path`; scores are probabilities, waveforms int16 or float in -1..1, all of one length."""
+    """Write `clips` to `path`.
+
+    Args:
+        clips: of one length; waveforms int16 or float in -1..1, scores as probabilities.
+        classes: names of the scores' rows.
+        title: name of the model.
+        frame_seconds: length of a frame of the scores.
+    """
     waves = np.stack([np.asarray(clip.waveform) for clip in clips])
     if waves.dtype.kind == "f":
         waves = np.clip(np.round(waves * 32767), -32768, 32767)
     scores = np.stack([np.asarray(clip.scores) for clip in clips])
     if scores.ndim != 3 or scores.shape[1] != len(classes):
         raise ValueError(f"{path}: expected scores [clips, {len(classes)}, frames], not {scores.shape}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{os.getpid()}.{path.name}")
     events = [json.dumps([[float(on), float(off), name] for on, off, name in clip.events]) for clip in clips]
-    np.savez_compressed(
-        aside,
-        ids=np.array([clip.id for clip in clips]),
-        classes=np.array(list(classes)),
-        waveforms=waves.astype(np.int16),
-        scores=scores.astype(np.float16),
-        events=np.array(events),
-        title=np.array(title),
-        frame_seconds=np.array(frame_seconds),
-    )
-    aside.replace(path)
+    with replacing(path) as aside:
+        np.savez_compressed(
+            aside,
+            ids=np.array([clip.id for clip in clips]),
+            classes=np.array(list(classes)),
+            waveforms=waves.astype(np.int16),
+            scores=scores.astype(np.float16),
+            events=np.array(events),
+            title=np.array(title),
+            frame_seconds=np.array(frame_seconds),
+        )
 
 
 def read_examples(path: str | Path) -> Examples:

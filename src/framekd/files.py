@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -10,6 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from framekd.config import UserError
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error of a write means that a disk, a quota or a file size limit is used up.
+
+    HDF5 and safetensors report the system's message without its number.
+    """
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in numbers or any(os.strerror(n) in str(error) for n in numbers)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -17,6 +30,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     The temporary file is in the same folder, has the same suffix (some writers choose the format by it) and the
     process's number in its name, so that two processes never write to the same one. Folders are made as needed.
+
+    Raises:
+        UserError: the disk is full. `path` is then as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +42,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
+    except Exception as error:
+        if isinstance(error, UserError) or not disk_full(error):
+            raise
+        raise UserError(f"{path}: the disk is full; free some space and try again.") from error
     finally:
+        aside.unlink(missing_ok=True)
+
+
+def remove_partial(path: str | Path) -> None:
+    """Remove what killed processes left of `path`. No other process may be writing it."""
+    path = Path(path)
+    for aside in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
         aside.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Running models over batches in evaluation mode: the one inference loop of evaluation, ensembles, tasks and predict."""
+"""Running models in evaluation mode: the one inference loop of evaluation, ensembles, tasks and predict."""
 
 from __future__ import annotations
 

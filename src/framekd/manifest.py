@@ -1,45 +1,45 @@
-"""What became of every wanted clip: states, the manifest beside each shard, and coverage."""
+"""The tables of wanted clips and of what became of them (manifests), and the counts that follow from them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 
 from framekd.config import UserError
+from framekd.files import replacing
 
 
 class State(StrEnum):
-    """The fate of a clip, and why it is not there if it is not."""
+    """What became of a clip: it came (ok), or why it did not."""
 
     OK = "ok"
     GONE = "gone"  # removed, or the address does not exist
-    PRIVATE = "private"  # there, but not for us
-    GEO = "geo"  # not in this country
+    PRIVATE = "private"  # access is denied
+    GEO = "geo"  # blocked in this country
     AGE = "age"  # behind an age check
     RATE_LIMITED = "rate_limited"  # too many requests
-    BOT_CHECK = "bot_check"  # the host wants to see a person
+    BOT_CHECK = "bot_check"  # the host asks for proof of a human visitor
     NETWORK = "network"  # no or broken answer: time-outs, server errors, truncated transfers
-    CORRUPT = "corrupt"  # came whole, but is no audio that can be decoded
-    TOO_SHORT = "too_short"  # ends before the clip begins, or right after
+    CORRUPT = "corrupt"  # complete, but cannot be decoded as audio
+    TOO_SHORT = "too_short"  # ends before the clip begins, or shortly after
     MISSING = "missing"  # in no local source, and downloading is off
     PENDING = "pending"  # not tried yet
 
 
 RETRYABLE = frozenset({State.RATE_LIMITED, State.BOT_CHECK, State.NETWORK, State.MISSING, State.PENDING})
-"""States that another run may change; the others are final for the download."""
+"""States in which another run tries the download again; the others are final."""
 
 
 def retryable(state: State | str) -> bool:
-    """Whether another run should try a clip in `state` again."""
+    """Whether another run should try to download a clip in `state`."""
     return State(state) in RETRYABLE
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A wanted clip: its place in its video, the splits it belongs to and the shard that acquires it."""
+    """A wanted clip: its video, its begin and end there, its splits, and the shard that acquires it."""
 
     clip_id: str
     ytid: str
@@ -56,9 +56,9 @@ class Entry:
     Attributes:
         state: what became of the clip.
         reason: one line, empty for ok.
-        seconds: true duration of what is stored, from the audio; 0 unless ok.
+        seconds: duration of the stored audio; 0 unless ok.
         sha256: of the stored samples (16-bit little endian); empty unless ok.
-        source: "youtube.com", "folder", … ; where the audio came from.
+        source: where the audio came from: "youtube.com", "folder", …
     """
 
     clip_id: str
@@ -71,20 +71,8 @@ class Entry:
 
 
 def one_line(text: object, *, limit: int = 200) -> str:
-    """`text` fit for a cell of a TSV."""
+    """`text` on one line of at most `limit` characters, as a cell of a TSV."""
     return " ".join(str(text).split())[:limit]
-
-
-def write_atomically(path: Path, lines: Iterable[str]) -> None:
-    """Write text lines to a file beside `path`, then put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line + "\n" for line in lines)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _rows(path: Path, header: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
@@ -101,6 +89,12 @@ def _rows(path: Path, header: tuple[str, ...]) -> Iterator[tuple[int, list[str]]
         raise UserError(f"{path}: no such file") from None
 
 
+def _write_rows(path: str | Path, header: tuple[str, ...], rows: Iterable[str]) -> None:
+    with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\t".join(header) + "\n")
+        file.writelines(row + "\n" for row in rows)
+
+
 _CLIPS = tuple(field.name for field in fields(Clip))
 _ENTRIES = tuple(field.name for field in fields(Entry))
 
@@ -108,12 +102,7 @@ _ENTRIES = tuple(field.name for field in fields(Entry))
 def write_clips(path: str | Path, clips: Iterable[Clip]) -> None:
     """Write the table of wanted clips."""
     rows = (f"{c.clip_id}\t{c.ytid}\t{c.start_ms}\t{c.end_ms}\t{','.join(c.splits)}\t{c.shard}" for c in clips)
-    write_atomically(Path(path), _with_header(_CLIPS, rows))
-
-
-def _with_header(header: tuple[str, ...], rows: Iterable[str]) -> Iterator[str]:
-    yield "\t".join(header)
-    yield from rows
+    _write_rows(path, _CLIPS, rows)
 
 
 def read_clips(path: str | Path, *, shard: int | None = None) -> list[Clip]:
@@ -139,7 +128,7 @@ def write_manifest(path: str | Path, entries: Iterable[Entry]) -> None:
         values = list(astuple(replace(entry, reason=one_line(entry.reason))))
         values[1], values[2], values[4] = ",".join(entry.splits), entry.state.value, f"{entry.seconds:.4f}"
         rows.append("\t".join(values))
-    write_atomically(Path(path), _with_header(_ENTRIES, rows))
+    _write_rows(path, _ENTRIES, rows)
 
 
 def read_manifest(path: str | Path) -> list[Entry]:
@@ -156,7 +145,7 @@ def read_manifest(path: str | Path) -> list[Entry]:
 
 
 def coverage(entries: Iterable[Entry]) -> dict[str, dict[str, int]]:
-    """Clips per split and state: {split: {"wanted": n, "ok": n, …}}, states without clips left out."""
+    """Clips per split and state: {split: {"wanted": n, "ok": n, …}}; states without clips are omitted."""
     out: dict[str, dict[str, int]] = {}
     for entry in entries:
         for split in entry.splits:

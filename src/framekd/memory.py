@@ -1,4 +1,4 @@
-"""Memory of a CPU training stays with the process: fresh pages cost small models as much as their arithmetic."""
+"""Keeping freed memory in the process: for small models on a CPU, new pages take as long as the arithmetic."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # of mallopt, in <malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse freed blocks instead of giving them back; whether it did (False on other systems).
+    """Make glibc reuse freed blocks instead of returning them to the system; False where that is not possible.
 
-    A step frees and allocates the same tensors of some megabytes over and over, and by default each of them is new
-    memory that the system has to clear first. The process keeps its peak instead.
+    Each step frees and allocates the same tensors of some megabytes. By default each is new memory, which the system
+    has to clear first. With this the process keeps its peak memory.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -7,72 +7,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
+from torch import nn
 
 from framekd.config import HeadRecipe
 
 
-class Optimiser:
-    """Adam, AdamW or SGD by torch's own fused kernels.
-
-    It stands for ``torch.optim.Adam(fused=True)`` and its siblings, and takes the same steps bit for bit. Their first
-    use imports all of torch's compiler, seconds that every short job would pay; their functional form does not.
-
-    Attributes:
-        param_groups: dicts of params, lr, weight_decay and ``peak``, the rate that a schedule's factor multiplies.
-        state: per parameter, tensors by name; empty until its first gradient.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]], recipe: HeadRecipe) -> None:
-        self.param_groups, self.recipe = groups, recipe
-        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """One step along the gradients; parameters without any stay as they are."""
-        for group in self.param_groups:
-            params = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not params:
-                continue
-            grads = [parameter.grad for parameter in params]
-            slots = [self.state.get(p) or self.state.setdefault(p, self._fresh(p)) for p in params]
-            rates = {"lr": group["lr"], "weight_decay": group["weight_decay"], "maximize": False}
-            if self.recipe.optimiser == "sgd":
-                momentum: list[Tensor | None] = [slot["momentum_buffer"] for slot in slots]
-                sgd(params, grads, momentum, momentum=self.recipe.momentum, dampening=0.0, nesterov=False,
-                    fused=True, **rates)  # fmt: skip
-            else:
-                first, second, steps = ([slot[key] for slot in slots] for key in ("exp_avg", "exp_avg_sq", "step"))
-                beta1, beta2 = self.recipe.betas
-                adam(params, grads, first, second, [], steps, amsgrad=False, beta1=beta1, beta2=beta2, eps=1e-8,
-                     decoupled_weight_decay=self.recipe.optimiser == "adamw", fused=True, **rates)  # fmt: skip
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
-    def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        if self.recipe.optimiser == "sgd":
-            return {"momentum_buffer": torch.zeros_like(parameter)}
-        return {
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-            "step": torch.zeros((), device=parameter.device),
-        }
-
-
 def build_optimiser(
     model: nn.Module, recipe: HeadRecipe, *, lr: float, depth_groups: Sequence[Sequence[str]] | None = None
-) -> Optimiser:
-    """Adam, AdamW or SGD over the parameters that train; each group remembers its peak rate in ``group["peak"]``.
+) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD over the parameters that train; each group keeps its peak rate in ``group["peak"]``.
 
-    depth_groups: parameter names by depth, top first (``framekd.models.depth_groups``). With ``recipe.layer_decay`` d,
-    group i trains at ``lr * d ** (i + 1)`` and all parameters outside the groups (the heads) at `lr`. AdamW decays
-    tensors of two or more dimensions only. Raises ValueError if nothing trains.
+    AdamW decays tensors of two or more dimensions only.
+
+    Args:
+        model: gives the parameters.
+        recipe: optimiser, betas, momentum, weight_decay, and layer_decay where it has one.
+        lr: peak learning rate.
+        depth_groups: parameter names by depth, top first. With layer decay d, group i trains at ``lr * d ** (i + 1)``,
+            and all parameters outside the groups (the heads) at `lr`.
+
+    Raises:
+        ValueError: no parameter trains, or layer_decay without depth groups.
     """
     depth = {name: i + 1 for i, names in enumerate(depth_groups or ()) for name in names}
     layer_decay = getattr(recipe, "layer_decay", 1.0)
@@ -87,15 +42,18 @@ def build_optimiser(
         gathered.setdefault((peak, 0.0 if spared else recipe.weight_decay), []).append(parameter)
     if not gathered:
         raise ValueError("no parameter of the model trains: all have requires_grad=False")
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": params, "lr": peak, "peak": peak, "weight_decay": decay}
         for (peak, decay), params in gathered.items()
     ]
-    return Optimiser(groups, recipe)
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
+    kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
+    return kind(groups, lr=lr, betas=recipe.betas, fused=True)
 
 
 def factor(step: int, recipe: HeadRecipe, *, total: int, peak: float) -> float:
-    """What the peak rate is multiplied with at `step` (0 is the first) of `total`.
+    """The factor of the peak learning rate at `step` (the first is 0) of `total`.
 
     "cosine": linear from 0 at step 0 to 1 at ``warmup_steps``, then half a cosine down to ``min_learning_rate`` at
     `total`. "exp_linear": EfficientAT's, constant within an epoch (see :func:`exp_linear`).
@@ -123,7 +81,7 @@ def exp_linear(epoch: int, *, epochs: int, warmup: float, last: float = 0.01) ->
     return rise * fall
 
 
-def set_rate(optimiser: Optimiser, value: float) -> None:
-    """Give every group its peak rate times `value`."""
+def set_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
+    """Set the rate of every group to its peak rate times `value`."""
     for group in optimiser.param_groups:
         group["lr"] = group["peak"] * value

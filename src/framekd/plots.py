@@ -1,4 +1,4 @@
-"""Figures of an evaluation. Each function returns a matplotlib Figure and draws on no global state."""
+"""Figures of an evaluation. Each function returns a matplotlib Figure; none uses pyplot."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from framekd.metrics import PSDSResult, frame_stamps
 
 
 def class_bars(result: PSDSResult, training_events: Mapping[str, int], *, labels: bool | None = None) -> Figure:
-    """PSDS1 of each class as bars, classes in descending order of their number of training events (drawn above).
+    """PSDS1 of each class as bars; above, the number of training events, in descending order.
 
-    training_events: {class: events in the training set}; labels: write the class names (None: up to 60 classes).
+    Args:
+        result: of `psds1`.
+        training_events: {class: events in the training set}.
+        labels: write the class names; None: up to 60 classes.
+    Raises:
+        UserError: a class has no number of training events.
     """
     absent = [name for name in result.per_class if name not in training_events]
     if absent:
@@ -40,9 +45,13 @@ def class_bars(result: PSDSResult, training_events: Mapping[str, int], *, labels
 
 
 def psd_roc(results: Mapping[str, PSDSResult], classes: Sequence[str] = ()) -> Figure:
-    """PSD-ROC curves: effective true-positive rate over false positives an hour, one line a result.
+    """PSD-ROC curves: effective true-positive rate over false positives per hour. The area under a line is its PSDS.
 
-    classes: draw these classes' own curves too, thin. The area under a line is its PSDS.
+    Args:
+        results: {label: result}, a line each.
+        classes: classes whose own curves are drawn too, as thin lines.
+    Raises:
+        UserError: there is no result, or it lacks one of the classes.
     """
     if not results:
         raise UserError("There is no result to draw.")
@@ -77,10 +86,16 @@ def score_timeline(
     threshold: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Scores of one clip over time, one row a class, with its true events shaded.
+    """Scores of one clip over time, a row per class, with its true events shaded.
 
-    scores [frames, classes] (probabilities, or logits: the axis follows); events [(onset, offset, class)] in seconds;
-    shown are the classes with events, then those with the highest scores, `top` in all (or all with events).
+    Args:
+        scores: [frames, classes], probabilities or logits.
+        classes: names of the columns.
+        events: (onset, offset, class) in seconds.
+        timestamps: [frames + 1] seconds; None: 40-ms frames up to 10 s.
+        top: number of rows: all classes with events, then those with the highest scores.
+        threshold: drawn as a line.
+        title: of the figure.
     """
     values = np.asarray(scores, dtype=float)
     if values.ndim != 2 or values.shape[1] != len(classes):
@@ -111,6 +126,6 @@ def score_timeline(
 def _settings_line(result: PSDSResult) -> str:
     s, c = result.settings, result.counts
     return (
-        f"dtc {s['dtc']}, gtc {s['gtc']}, at most {s['e_max']:g} false positives an hour, alpha_st {s['alpha_st']:g}; "
+        f"dtc {s['dtc']}, gtc {s['gtc']}, at most {s['e_max']:g} false positives per hour, alpha_st {s['alpha_st']:g}; "
         f"{c['clips']} clips, {c['events']} events, {c['hours']:.2f} h, {c['classes']} classes"
     )

@@ -1,8 +1,8 @@
-"""Almost stochastic order (ASO): is one set of scores better than another, beyond the spread of their seeds?
+"""Almost stochastic order (ASO): is one set of scores better than another, beyond the spread over seeds?
 
-Definition: Dror et al., ACL 2019; numbers as deepsig computes them. eps_min is an upper bound (at the confidence level)
-on how far "A is better than B" is violated: 0 never, 0.5 even, 1 always. The paper calls A significantly better where
-eps_min < 0.2, with alpha = 0.05 and a Bonferroni correction over 5 comparisons.
+Definition: Dror et al., ACL 2019; values as in deepsig. eps_min is an upper bound (at a confidence level) on the
+violation of "A is better than B": 0 never, 0.5 both equal, 1 always. The paper calls A significantly better if
+eps_min < 0.2, with alpha = 0.05 and a Bonferroni correction for 5 comparisons.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from typing import Any
 import numpy as np
 
 THRESHOLD = 0.2
-_STEP = 0.005  # of the integral over quantiles, deepsig's default
-_MOST_PAIRS = 20_000  # pairs of resamples enumerated rather than drawn: up to 5 against 5
+_STEP = 0.005  # step of the integral over quantiles, deepsig's default
+_MOST_PAIRS = 20_000  # enumerate up to this many pairs of resamples (5 against 5), else draw
 
 
 @dataclass(frozen=True)
 class AsoResult:
-    """One comparison: is A better than B?
+    """Result of one comparison of A with B.
 
-    eps_min: at the Bonferroni level 1 - alpha / comparisons; eps_min_deepsig: at deepsig's own corrected level, which
-    for 5 comparisons is 0.96 instead of 0.99; violation: the ratio in the data themselves; exact: all resamples were
-    enumerated, no random numbers; significant: eps_min below `threshold`; note: how coarse the test is with so few
-    seeds.
+    Attributes:
+        eps_min: bound at the Bonferroni level 1 - alpha / comparisons.
+        significant: eps_min < threshold.
+        eps_min_deepsig: bound at deepsig's own corrected level; for 5 comparisons 0.96 instead of 0.99.
+        violation: violation ratio of the scores themselves.
+        exact: all resamples were enumerated, without random numbers.
+        note: how coarse the test is with so few seeds.
     """
 
     eps_min: float
@@ -50,7 +53,7 @@ class AsoResult:
 
 
 def coarseness(n_a: int, n_b: int) -> str:
-    """What a verdict with so few seeds is worth, in a sentence to be shown beside it (empty from 10 seeds on)."""
+    """A sentence on how coarse the test is with so few seeds; empty from 10 seeds on."""
     few = min(n_a, n_b)
     if few >= 10:
         return ""
@@ -66,13 +69,13 @@ def coarseness(n_a: int, n_b: int) -> str:
 def _violation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Violation ratios of sorted rows a [resamples, n] against b [resamples, m] (Dror et al., equations 4 and 5).
 
-    The integral is deepsig's sum over t = 0.005 … 0.995, of which it leaves out the first point in the numerator only.
-    Two rows with the same quantiles give 0.5.
+    The integral is deepsig's sum over t = 0.005 … 0.995; like deepsig, it leaves the first point out of the numerator.
+    Two rows with equal quantiles give 0.5.
     """
     t = np.arange(_STEP, 1, _STEP)
     place_a = np.clip(np.ceil(a.shape[1] * t).astype(int) - 1, 0, a.shape[1] - 1)
     place_b = np.clip(np.ceil(b.shape[1] * t).astype(int) - 1, 0, b.shape[1] - 1)
-    # The quantile functions are steps, so points with the same pair of places are counted instead of repeated.
+    # The quantile functions are steps: count points with the same pair of ranks instead of repeating them.
     pairs, counts = np.unique(np.stack((place_a, place_b)), axis=1, return_counts=True)
     first = np.flatnonzero((pairs[0] == place_a[0]) & (pairs[1] == place_b[0]))
     numerator_counts = counts.copy()
@@ -85,7 +88,7 @@ def _violation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _multisets(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """All resamples with replacement of n items as sorted places [sets, n], and how many of n**n draws give each."""
+    """All resamples of n items as sorted indices [sets, n], and the number of the n**n draws that give each."""
     places = np.array(list(combinations_with_replacement(range(n), n)))
     weights = [factorial(n) // int(np.prod([factorial(int(c)) for c in np.bincount(row)])) for row in places]
     return places, np.array(weights, dtype=float)
@@ -101,7 +104,7 @@ def _spread_exact(a: np.ndarray, b: np.ndarray) -> tuple[float, int]:
 
 
 def _spread_drawn(a: np.ndarray, b: np.ndarray, seed: int, resamples: int) -> float:
-    """Standard deviation over drawn resamples; one generator of its own, so different seeds share no draws."""
+    """Standard deviation over drawn resamples, from its own generator: different seeds share no draws."""
     rng = np.random.default_rng(seed)
     rows_a = np.sort(rng.integers(0, len(a), (resamples, len(a))), axis=1)
     rows_b = np.sort(rng.integers(0, len(b), (resamples, len(b))), axis=1)
@@ -126,10 +129,17 @@ def compare(
     resamples: int = 1000,
     exact: bool | None = None,
 ) -> AsoResult:
-    """Is A better than B (higher scores are better)? a, b: one score a seed, not necessarily equally many.
+    """Test whether A is better than B (higher scores are better).
 
-    comparisons: tests made together, for the Bonferroni level 1 - alpha / comparisons. exact: enumerate all resamples
-    (None: where feasible, up to 5 against 5); else `resamples` are drawn with `seed`. Nothing global is touched.
+    Args:
+        a, b: a score per seed; the numbers of seeds may differ.
+        comparisons: number of tests made together, for the Bonferroni level 1 - alpha / comparisons.
+        alpha: significance level of all tests together.
+        threshold: A is significantly better if eps_min is below it.
+        seed, resamples: of the drawn resamples. Global generators are not used.
+        exact: True: enumerate all resamples; False: draw; None: enumerate up to 5 against 5.
+    Raises:
+        ValueError: scores are empty or not finite, or an argument is out of range.
     """
     from scipy.stats import norm
 
@@ -141,7 +151,7 @@ def compare(
     x, y = _scores(a, "a"), _scores(b, "b")
     feasible = comb(2 * len(x) - 1, len(x)) * comb(2 * len(y) - 1, len(y)) <= _MOST_PAIRS
     if exact and not feasible:
-        raise ValueError(f"{len(x)} against {len(y)} scores are too many to enumerate; let resamples be drawn.")
+        raise ValueError(f"{len(x)} against {len(y)} scores are too many to enumerate; set exact=False.")
     enumerate_all = feasible if exact is None else exact
     violation = float(_violation(x[None], y[None])[0])
     spread, used = _spread_exact(x, y) if enumerate_all else (_spread_drawn(x, y, seed, resamples), resamples)
@@ -173,8 +183,8 @@ def compare(
 def aso(
     a: Sequence[float], b: Sequence[float], *, comparisons: int = 5, alpha: float = 0.05, seed: int = 0, **options: Any
 ) -> float:
-    """eps_min of "A is better than B" at the true Bonferroni level 1 - alpha / comparisons; see `compare` for the rest.
+    """eps_min of "A is better than B" at the Bonferroni level 1 - alpha / comparisons. Arguments as for `compare`.
 
-    Below 0.2 the paper calls A significantly better. seed matters only beyond 5 against 5 scores.
+    The paper calls A significantly better below 0.2. `seed` matters only beyond 5 against 5 scores.
     """
     return compare(a, b, comparisons=comparisons, alpha=alpha, seed=seed, **options).eps_min

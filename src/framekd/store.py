@@ -1,37 +1,39 @@
-"""Audio in HDF5 shards: 16 kHz mono, 16 bits, an index, and either plain samples (memory-mapped) or FLAC.
+"""The store: HDF5 shards of 16 kHz mono 16-bit audio, as plain samples (memory-mapped) or FLAC.
 
 A shard holds, sorted by clip id: ``ids``, ``start_ms``, ``samples``, ``sha256`` (of the samples, little endian),
 ``source``, ``bounds`` [clips + 1] into ``audio``, and ``audio`` itself: int16 samples of all clips end to end (encoding
-"pcm"), or the bytes of one FLAC file a clip (encoding "flac"). Shards are written aside and put in place whole; nothing
-is ever appended. The same clips give the same bytes.
+"pcm"), or the bytes of one FLAC file per clip (encoding "flac"). A shard is written whole and never appended to. The
+same clips give the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import h5py
 import numpy as np
 
 from framekd.config import UserError
+from framekd.files import replacing
+from framekd.units import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 FORMAT = "framekd-audio-1"
 _BLOCK = 1 << 22  # samples or bytes moved at once
 
 
 class StoreError(UserError):
-    """A shard that is not what it should be, told in one sentence."""
+    """A shard that is missing, damaged or not as expected."""
 
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip to be stored: int16 [samples] and where it came from."""
+    """A clip to be stored: its samples (int16 [samples]) and their source."""
 
     clip_id: str
     start_ms: int
@@ -63,42 +65,42 @@ def _decode_flac(data: bytes) -> np.ndarray:
 
 
 def write_shard(path: str | Path, clips: Iterable[StoredClip], *, encoding: str = "pcm") -> int:
-    """Write a shard of `clips`, which come one at a time and sorted by id; returns how many.
+    """Write a shard; one clip at a time is in memory.
 
-    Memory stays at one clip. Errors: StoreError if ids are not strictly ascending or samples are not int16 [samples].
+    Args:
+        clips: sorted by id.
+        encoding: "pcm" or "flac".
+    Returns:
+        Number of clips.
+    Raises:
+        StoreError: ids are not strictly ascending, or samples are not int16 [samples].
+        UserError: the disk is full.
     """
     if encoding not in ("pcm", "flac"):
         raise StoreError(f"encoding must be pcm or flac, not {encoding!r}")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    raw = path.with_name(f".{path.name}.{os.getpid()}.audio.tmp")
     index: list[tuple[str, int, int, bytes, str]] = []
     bounds = [0]
-    try:
-        with raw.open("wb") as spool:
-            for clip in clips:
-                samples = np.ascontiguousarray(clip.samples, "<i2")
-                if clip.samples.dtype != np.int16 or samples.ndim != 1:
-                    raise StoreError(f"clip {clip.clip_id}: expected int16 [samples], not {clip.samples.dtype}")
-                if index and clip.clip_id <= index[-1][0]:
-                    raise StoreError(f"clip {clip.clip_id} must come after {index[-1][0]}")
-                data = samples.tobytes() if encoding == "pcm" else _encode_flac(samples)
-                spool.write(data)
-                sha = hashlib.sha256(samples.tobytes() if encoding == "flac" else data).digest()
-                index.append((clip.clip_id, clip.start_ms, len(samples), sha, clip.source))
-                bounds.append(bounds[-1] + (len(samples) if encoding == "pcm" else len(data)))
-        _write_hdf5(aside, raw, index, bounds, encoding)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-        raw.unlink(missing_ok=True)
+    with replacing(path) as aside, tempfile.TemporaryFile(dir=path.parent) as spool:
+        for clip in clips:
+            samples = np.ascontiguousarray(clip.samples, "<i2")
+            if clip.samples.dtype != np.int16 or samples.ndim != 1:
+                raise StoreError(f"clip {clip.clip_id}: expected int16 [samples], not {clip.samples.dtype}")
+            if index and clip.clip_id <= index[-1][0]:
+                raise StoreError(f"clip {clip.clip_id} must come after {index[-1][0]}")
+            data = samples.tobytes() if encoding == "pcm" else _encode_flac(samples)
+            spool.write(data)
+            sha = hashlib.sha256(samples.tobytes() if encoding == "flac" else data).digest()
+            index.append((clip.clip_id, clip.start_ms, len(samples), sha, clip.source))
+            bounds.append(bounds[-1] + (len(samples) if encoding == "pcm" else len(data)))
+        spool.seek(0)
+        _write_hdf5(aside, spool, index, bounds, encoding)
     return len(index)
 
 
-def _write_hdf5(aside: Path, raw: Path, index: list, bounds: list[int], encoding: str) -> None:
-    """Index and audio into one file. Datasets are contiguous and carry no times, so equal content is equal bytes."""
-    dtype = "<i2" if encoding == "pcm" else "u1"
+def _write_hdf5(aside: Path, spool: IO[bytes], index: list, bounds: list[int], encoding: str) -> None:
+    """Write index and audio. Datasets are contiguous and have no time stamps, so that equal content is equal bytes."""
+    dtype = np.dtype("<i2" if encoding == "pcm" else "u1")
     with h5py.File(aside, "w", libver=("v110", "v110")) as file:
         file.attrs["format"] = FORMAT
         file.attrs["encoding"] = encoding
@@ -118,20 +120,17 @@ def _write_hdf5(aside: Path, raw: Path, index: list, bounds: list[int], encoding
         dataset("source", texts([row[4] for row in index]))
         dataset("bounds", np.array(bounds, "<i8"))
         audio = file.create_dataset("audio", shape=(bounds[-1],), dtype=dtype, track_times=False)
-        with raw.open("rb") as spool:
-            at = 0
-            while at < bounds[-1]:
-                block = np.fromfile(spool, dtype, min(_BLOCK, bounds[-1] - at))
-                audio[at : at + len(block)] = block
-                at += len(block)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
+        at = 0
+        while at < bounds[-1]:
+            block = np.frombuffer(spool.read(dtype.itemsize * min(_BLOCK, bounds[-1] - at)), dtype)
+            audio[at : at + len(block)] = block
+            at += len(block)
 
 
 class Shard:
-    """One shard, opened lazily in each process that reads it. ``shard[i]`` is int16 [samples].
+    """One shard; ``shard[i]`` is int16 [samples].
 
-    PCM is memory-mapped: nothing is read before it is used, and the pages are shared between processes.
+    PCM is memory-mapped in each process that reads it: nothing is read before it is used, and processes share pages.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -143,7 +142,7 @@ class Shard:
             raise StoreError(f"{self.path}: no such shard") from None
         except (OSError, KeyError) as error:
             raise StoreError(
-                f"{self.path}: not a whole audio shard ({error}); delete it and acquire it again"
+                f"{self.path}: not a complete audio shard ({error}); delete it and acquire it again"
             ) from None
         self._audio: np.ndarray | None = None
 
@@ -180,7 +179,7 @@ class Shard:
         if self._audio is None:
             dtype, offset, size = self._place
             mapped = np.memmap(self.path, dtype, "r", offset, (size,)) if size else np.zeros(0, dtype)
-            # The map as a plain array: np.memmap's own slicing costs ten times as much.
+            # As a plain array, because slicing an np.memmap takes ten times as long.
             self._audio = mapped.view(np.ndarray)
         return self._audio
 
@@ -194,7 +193,7 @@ class Store:
 
     Attributes:
         ids: clip ids.
-        durations: [clips] float64 seconds, from the audio itself.
+        durations: [clips] float64, seconds of stored audio.
     """
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
@@ -207,7 +206,7 @@ class Store:
         self.durations = self.samples / SAMPLE_RATE
         self._index = {name: i for i, name in enumerate(self.ids)}
         if len(self._index) != len(self.ids):
-            raise StoreError("a clip occurs in two shards: the shards are not of one plan; acquire them again")
+            raise StoreError("a clip occurs in two shards: the shards are of different plans; acquire them again")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -224,7 +223,7 @@ class Store:
         return self.shards[self._shard[i]][self._row[i]]
 
     def verify(self) -> Iterator[str]:
-        """Decode everything and hold it against the recorded hashes: one sentence for each clip that differs."""
+        """Decode every clip and compare it with its recorded hash; yields a sentence for each that differs."""
         for shard in self.shards:
             for i, name in enumerate(shard.ids):
                 try:

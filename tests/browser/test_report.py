@@ -31,8 +31,9 @@ WIDTH, HEIGHT = 1200, 6000
 def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
     settings = config.load({"miniature": {}})
-    write_finished_run(root / "results", root / "data", settings, published=PUBLISHED)
-    write_report(root / "report.html", results_dir=root / "results", data_dir=root / "data", config=settings)
+    inputs = write_finished_run(root / "results", root / "data", settings, published=PUBLISHED)
+    paths = {name: root / f"{name}.csv" for name in ("compute", "orderings")}
+    write_report(inputs, html=root / "report.html", **paths, config=settings)
     return root / "report.html"
 
 

@@ -11,8 +11,10 @@ import pandas as pd
 
 from framekd import config, tables
 from framekd.examples import Example, write_examples
+from framekd.report import ReportInputs
 
 MODELS = list(config.MODELS)
+SECONDS = {"teacher": 300.0, "student": 500.0, "evaluate": 42.0}
 CLASSES = ["Speech", "Dog", "Siren", "Rain", "Door", "Applause", "Bell", "Engine"]
 
 
@@ -21,15 +23,28 @@ def write_csv(path: Path, rows: list[dict], *, sep: str = ",") -> None:
     pd.DataFrame(rows).to_csv(path, index=False, sep=sep)
 
 
+def evaluations(settings: config.Config, results: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Where the pipeline writes the scores of Table I's settings, and those of the teachers."""
+    table: dict[str, Path] = {}
+    teachers: dict[str, Path] = {}
+    for name in tables.in_order(settings.settings):
+        owner = settings.teachers_of(name)
+        if owner is not None:
+            teachers[owner] = results / "evaluation" / "teachers" / f"{owner}.csv"
+        student = settings.setting(name).student is not None
+        table[name] = results / "evaluation" / "students" / f"{name}.csv" if student else teachers[owner]
+    return table, {name: teachers[name] for name in tables.in_order(teachers)}
+
+
 def write_evaluations(results: Path, settings: config.Config, *, seed: int = 0) -> None:
     """Evaluation and downstream rows, drawn from a generator."""
     draw = np.random.default_rng(seed)
-    own = ["proposed", "without_rnn", "without_step2"]
     students = [name for name in settings.settings if settings.setting(name).student]
-    for stage, names in {"students": students, "teachers": own, "ensembles": own}.items():
+    own = ["proposed", "without_rnn", "without_step2"]
+    for stage, names in {"students": students, "teachers": own}.items():
         for name in names:
-            who = [("ensemble", "")] if stage == "ensembles" else list(itertools.product(MODELS, settings.seeds))
-            base = {"setting": name, "stage": stage}
+            who = list(itertools.product(MODELS, settings.seeds)) + [("ensemble", "")] * (stage == "teachers")
+            base = {"setting": name, "stage": stage, "clips": 1200, "hours": 10 / 3, "events": 9000, "classes": 8}
             rows = [{**base, "model": m, "seed": s, "psds1": draw.uniform(0.1, 0.5)} for m, s in who]
             write_csv(results / "evaluation" / stage / f"{name}.csv", rows)
     for task, model, checkpoint in itertools.product(tables.TASKS, MODELS, settings.downstream.checkpoints):
@@ -58,11 +73,33 @@ def example_clips(seed: int = 0, count: int = 2) -> list[Example]:
     return clips
 
 
-def write_finished_run(results: Path, data: Path, settings: config.Config, *, published: Path) -> None:
-    """Tables, histories, per-class scores, examples, coverage and benchmarks."""
+def inputs_of(results: Path, data: Path) -> ReportInputs:
+    """The files of `write_finished_run` as the report's rule lists them, and histories of Step 2, which are absent."""
+    evaluation = results / "evaluation" / "students" / "proposed"
+    runs = list(itertools.product(("teachers", "students"), ("proposed",), MODELS, (1, 2)))
+    folders = [(run, results / run[0] / run[1] / run[2] / f"seed{run[3]}") for run in runs]
+    step2 = [("Step 2", model, results / "checkpoints" / "step2" / model) for model in MODELS]
+    return ReportInputs(
+        tables={name: results / f"{name}.csv" for name in ("table1", "teachers", "significance", "table2")},
+        evaluations=[
+            ("students", "proposed", evaluation.with_suffix(".csv"), evaluation.with_suffix(".per_class.csv"),
+             evaluation.with_suffix(".examples.npz")),
+        ],
+        histories=[
+            *(("Step 2", "Step 2", model, "", folder / "history.jsonl") for _, model, folder in step2),
+            *((stage, setting, m, f"seed{s}", folder / "history.jsonl") for (stage, setting, m, s), folder in folders),
+        ],
+        specs=[(run[0], folder / "spec.json") for run, folder in folders],
+        coverage=data / "coverage.tsv",
+        benchmarks=[(stage, results / "benchmarks" / stage / "proposed.tsv") for stage in SECONDS],
+    )  # fmt: skip
+
+
+def write_finished_run(results: Path, data: Path, settings: config.Config, *, published: Path) -> ReportInputs:
+    """Write tables, histories, per-class scores, examples, coverage and benchmarks; list them for the report."""
     draw = np.random.default_rng(1)
     write_evaluations(results, settings)
-    table, own = tables.evaluations(settings, results)
+    table, own = evaluations(settings, results)
     note = {"miniature": settings.miniature is not None, "published_dir": published}
     tables.write_table1(table, results / "table1.csv", **note)
     tables.write_teachers(own, results / "teachers.csv", **note)
@@ -91,5 +128,6 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
         for state, count in states.items()
     ]
     write_csv(data / "coverage.tsv", rows, sep="\t")
-    for stage, seconds in {"teacher": 300.0, "student": 500.0, "evaluate": 42.0}.items():
+    for stage, seconds in SECONDS.items():
         write_csv(results / "benchmarks" / stage / "proposed.tsv", [{"s": seconds, "max_rss": 900.0}], sep="\t")
+    return inputs_of(results, data)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import random
+import resource
 import signal
 import subprocess
 import time
@@ -28,7 +29,6 @@ from framekd.acquire import (
     plan_clips,
     shard_of,
 )
-from framekd.acquire import labels as acquire_labels
 from framekd.acquire.sources import Folder
 from framekd.audio import decode, ffmpeg_path
 from framekd.config import LABEL_FILES, UserError
@@ -41,8 +41,9 @@ def video(number: int) -> str:
     return f"-vid_{number:06d}"
 
 
-def local(**values) -> config.AudioSet:
-    return config.AudioSet(download=config.Download(enabled=False), **values)
+def local(**values) -> dict:
+    """Arguments of acquire_shard that only use local sources."""
+    return {"folders": [], "hdf5": [], "encoding": "pcm", "download": config.Download(enabled=False), **values}
 
 
 def tone(path: Path, seconds: float, *, rate: int = 16000, frequency: float = 440.0) -> Path:
@@ -51,9 +52,9 @@ def tone(path: Path, seconds: float, *, rate: int = 16000, frequency: float = 44
     return path
 
 
-def acquire(folder: Path, clips: list[Clip], audioset: config.AudioSet, **options) -> dict[str, Entry]:
+def acquire(folder: Path, clips: list[Clip], settings: dict, **options) -> dict[str, Entry]:
     write_clips(folder / "clips.tsv", clips)
-    acquire_shard(folder / "clips.tsv", 0, audioset, folder / "0000.h5", folder / "0000.manifest.tsv", **options)
+    acquire_shard(folder / "clips.tsv", 0, folder / "0000.h5", folder / "0000.manifest.tsv", **settings, **options)
     return {e.clip_id: e for e in read_manifest(folder / "0000.manifest.tsv")}
 
 
@@ -83,10 +84,25 @@ def published(tmp_path) -> Path:
     return folder
 
 
+def files_of(folder: Path) -> dict[str, Path]:
+    return {name: folder / file for name, file in LABEL_FILES.items()}
+
+
+def plan(folder: Path, out: Path, **changes) -> dict[str, int]:
+    options = {
+        "weak": True,
+        "weak_splits": ["balanced_train", "unbalanced_train"],
+        "expected_classes": None,
+        "shards": 1,
+    }
+    return plan_clips(files_of(folder), out, **{**options, **changes})
+
+
 def test_label_files_are_fetched_whole_and_recorded(published, tmp_path):
     urls = {name: (published / file).as_uri() for name, file in LABEL_FILES.items()}
-    for audioset in (config.AudioSet(labels_url=urls), config.AudioSet(labels_dir=str(published))):
-        out = fetch_labels(audioset, tmp_path / "labels")
+    wanted = files_of(tmp_path / "labels")
+    for folder in (None, str(published)):
+        out = fetch_labels(wanted, labels_url=urls, labels_dir=folder)
         assert {name: path.read_bytes() for name, path in out.items()} == {
             name: (published / file).read_bytes() for name, file in LABEL_FILES.items()
         }
@@ -95,13 +111,18 @@ def test_label_files_are_fetched_whole_and_recorded(published, tmp_path):
         assert record[path.name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     (published / LABEL_FILES["eval"]).unlink()
     with pytest.raises(UserError, match=r"no eval_segments.csv in audioset.labels_dir"):
-        fetch_labels(config.AudioSet(labels_dir=str(published)), tmp_path / "labels")
+        fetch_labels(wanted, labels_url=urls, labels_dir=str(published))
     with pytest.raises(UserError, match=r"audioset\.labels_url\.eval: .*labels_dir: FOLDER"):
-        fetch_labels(config.AudioSet(labels_url=urls), tmp_path / "labels")
+        fetch_labels(wanted, labels_url=urls, labels_dir=None)
+    (published / LABEL_FILES["eval"]).touch()
+    for folder in (None, str(published)):
+        with pytest.raises(UserError, match="the file is empty"):
+            fetch_labels(wanted, labels_url=urls, labels_dir=folder)
 
 
 def test_label_files_come_over_http_whatever_happens_on_the_way(published, tmp_path, monkeypatch):
-    monkeypatch.setattr(acquire_labels._fetch.retry, "wait", lambda state: 0.01)
+    monkeypatch.setattr("framekd.fetch._pause", lambda state: 0.01)
+    wanted = files_of(tmp_path / "labels")
     ids = {name: f"label-{i:05d}" for i, name in enumerate(LABEL_FILES)}
     texts = {name: (published / file).read_bytes() for name, file in LABEL_FILES.items()}
     served = {ids[name]: host.body(text, "text/csv") for name, text in texts.items()}
@@ -114,20 +135,19 @@ def test_label_files_come_over_http_whatever_happens_on_the_way(published, tmp_p
     served[ids["train_strong"]] = troubled
     with host.MediaServer({}, served) as server:
         urls = {name: server.url.format(ytid=ytid) for name, ytid in ids.items()}
-        out = fetch_labels(config.AudioSet(labels_url=urls), tmp_path / "labels")
+        out = fetch_labels(wanted, labels_url=urls, labels_dir=None)
         assert {name: path.read_bytes() for name, path in out.items()} == texts
         server.faults[ids["eval"]] = host.body(b"<html>log in</html>", "text/html")
         with pytest.raises(UserError, match=r"labels_url\.eval: .* a web page came instead of the file"):
-            fetch_labels(config.AudioSet(labels_url=urls), tmp_path / "labels")
+            fetch_labels(wanted, labels_url=urls, labels_dir=None)
         server.faults[ids["eval"]] = host.status(404)
         with pytest.raises(UserError, match=r"labels_url\.eval: .*404"):
-            fetch_labels(config.AudioSet(labels_url=urls), tmp_path / "labels")
+            fetch_labels(wanted, labels_url=urls, labels_dir=None)
     assert out["eval"].read_bytes() == texts["eval"]  # what was there stays
 
 
 def test_the_plan_has_every_clip_once_in_a_static_shard(published, tmp_path):
-    audioset = config.AudioSet(expected_classes=None, download=config.Download(shards=5))
-    counts = plan_clips(published, audioset, tmp_path / "clips.tsv")
+    counts = plan(published, tmp_path / "clips.tsv", shards=5)
     assert counts == {
         "strong_train": 3,
         "strong_eval": 1,
@@ -142,10 +162,10 @@ def test_the_plan_has_every_clip_once_in_a_static_shard(published, tmp_path):
     assert all(c.shard == shard_of(c.ytid, 5) for c in found.values())
     assert list(found) == sorted(found)
     assert [c for s in range(5) for c in read_clips(tmp_path / "clips.tsv", shard=s)].__len__() == len(found) == 6
-    strong = plan_clips(published, audioset.model_copy(update={"weak": False}), tmp_path / "clips.tsv")
+    strong = plan(published, tmp_path / "clips.tsv", weak=False)
     assert strong == {"strong_train": 3, "strong_eval": 1}
     with pytest.raises(UserError, match="447 are published"):
-        plan_clips(published, config.AudioSet(), tmp_path / "clips.tsv")
+        plan(published, tmp_path / "clips.tsv", expected_classes=(447, 416, 407))
 
 
 def test_shards_are_even():
@@ -222,8 +242,10 @@ def test_exported_layouts_come_back_in(tmp_path):
         assert all(np.array_equal(found[i], first[i]) for i in range(3))
         for old in (tmp_path / "0000.h5", tmp_path / ".work" / "0000" / "finished.h5"):
             old.unlink()
-    acquire(tmp_path, clips, local(hdf5=[str(tmp_path / "a.h5")]))  # shards made elsewhere are a source as they are
-    assert (tmp_path / "0000.h5").stat().st_size >= (tmp_path / "a.h5").stat().st_size
+    acquire(tmp_path, clips, local(hdf5=[str(tmp_path / "a.h5")]))  # a shard made elsewhere is a source too
+    found = Store([tmp_path / "0000.h5"])
+    assert found.ids == first.ids
+    assert all(np.array_equal(found[i], first[i]) for i in range(3))
     for old in (tmp_path / "0000.h5", tmp_path / ".work" / "0000" / "finished.h5"):
         old.unlink()
     assert export_hdf5([tmp_path / "a.h5"], tmp_path / "mp3.h5") == 3
@@ -253,7 +275,7 @@ def test_odd_local_files_never_stop_the_shard(tmp_path):
     states = [found[c.clip_id] for c in clips]
     assert [e.state.value for e in states] == ["corrupt", "corrupt", "corrupt", "missing", "corrupt", "ok"]
     assert "leads out of the folder" in states[0].reason
-    assert "not all numbers" in states[4].reason
+    assert "non-finite samples" in states[4].reason
     with pytest.raises(UserError, match=r"audioset.folders: .* is not a folder"):
         Folder(tmp_path / "none")
     with pytest.raises(UserError, match=r"audioset.hdf5: .* no such file"):
@@ -277,8 +299,10 @@ def media(tmp_path_factory) -> list[Path]:
     return out
 
 
-def downloads(**values) -> config.AudioSet:
-    return config.AudioSet(download=config.Download(pause_seconds=0, sections=False, timeout_seconds=2, **values))
+def downloads(**values) -> dict:
+    """Arguments of acquire_shard that only download."""
+    download = config.Download(pause_seconds=0, sections=False, timeout_seconds=2, **values)
+    return {"folders": [], "hdf5": [], "encoding": "pcm", "download": download}
 
 
 def wanted(n: int) -> list[Clip]:
@@ -304,7 +328,7 @@ def test_a_rerun_fetches_nothing_even_if_the_outputs_were_removed(media, tmp_pat
             assert contents(tmp_path) == first
             assert server.requests == before
         # Another encoding needs no download either.
-        acquire(tmp_path, wanted(6), downloads().model_copy(update={"encoding": "flac"}), url=server.url)
+        acquire(tmp_path, wanted(6), downloads() | {"encoding": "flac"}, url=server.url)
         assert server.requests == before
         assert list(Store([tmp_path / "0000.h5"]).verify()) == []
 
@@ -319,6 +343,29 @@ def test_clips_of_one_video_are_fetched_once(media, tmp_path):
     for clip in clips:
         begin = clip.start_ms * 16
         assert np.array_equal(store[store.index(clip.clip_id)], whole[begin : begin + 80_000])
+
+
+def test_a_full_disk_stops_the_shard_and_the_next_run_completes_it(media, tmp_path):
+    with host.MediaServer({video(i): media[0] for i in range(3)}) as server:
+        acquire(tmp_path / "whole", wanted(3), downloads(), url=server.url)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        (tmp_path / "full").mkdir()
+        write_clips(tmp_path / "full" / "clips.tsv", wanted(3))
+        for size, clips in (
+            (media[0].stat().st_size // 2, 0),
+            (700_000, 2),
+        ):  # in a download, in the third clip's samples
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            try:
+                with pytest.raises(UserError, match="the disk is full"):
+                    _acquire_in_a_process(str(tmp_path / "full"), server.url)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            lines = (tmp_path / "full" / ".work" / "0000" / "journal.jsonl").read_text().splitlines()
+            assert len(lines) == clips
+            assert not (tmp_path / "full" / "0000.h5").exists()
+        _acquire_in_a_process(str(tmp_path / "full"), server.url)
+    assert contents(tmp_path / "full") == contents(tmp_path / "whole")
 
 
 def test_two_processes_cannot_acquire_one_shard(media, tmp_path):
@@ -367,7 +414,8 @@ def test_a_torn_journal_is_mended(media, tmp_path):
 
 
 def _acquire_in_a_process(folder: str, url: str) -> None:
-    acquire_shard(f"{folder}/clips.tsv", 0, downloads(), f"{folder}/0000.h5", f"{folder}/0000.manifest.tsv", url=url)
+    outputs = f"{folder}/0000.h5", f"{folder}/0000.manifest.tsv"
+    acquire_shard(f"{folder}/clips.tsv", 0, *outputs, **downloads(), url=url)
 
 
 @pytest.mark.slow
@@ -390,7 +438,7 @@ def test_killed_at_twenty_moments_the_store_is_the_same_to_the_byte(media, tmp_p
             process = context.Process(target=_acquire_in_a_process, args=(str(folder), server.url))
             process.start()
             if k % 4 == 3:  # as soon as the store is being written
-                while process.is_alive() and not list(folder.glob(".0000.*.tmp")):
+                while process.is_alive() and not list(folder.glob(".0000.*.partial*")):
                     time.sleep(0.0005)
                 time.sleep(moments.uniform(0, 0.01))
             else:
@@ -400,7 +448,7 @@ def test_killed_at_twenty_moments_the_store_is_the_same_to_the_byte(media, tmp_p
             killed += process.exitcode == -signal.SIGKILL
             _acquire_in_a_process(str(folder), server.url)
             assert contents(folder) == expected
-            assert not list(folder.glob("**/*.tmp"))
+            assert not list(folder.glob("**/*.partial*"))
     assert killed >= 8  # the others had finished before their moment came
 
 
@@ -408,20 +456,18 @@ def test_killed_at_twenty_moments_the_store_is_the_same_to_the_byte(media, tmp_p
 
 
 def test_coverage_passes_with_counts_and_stops_with_counts(published, tmp_path):
-    audioset = config.AudioSet(expected_classes=None, download=config.Download(shards=1))
-    plan_clips(published, audioset, tmp_path / "clips.tsv")
+    plan(published, tmp_path / "clips.tsv")
     clips = read_clips(tmp_path / "clips.tsv")
     manifest = tmp_path / "0000.manifest.tsv"
 
-    def check(*lost: str, **values) -> dict:
+    def check(*lost: str, min_clips: int = 1) -> dict:
         entries = [
             Entry(c.clip_id, c.splits, State.GONE if c.ytid in lost else State.OK, "removed" if c.ytid in lost else "")
             for c in clips
         ]
         write_manifest(manifest, entries)
-        return check_coverage(
-            [manifest], published, audioset.model_copy(update=values), table=tmp_path / "coverage.tsv"
-        )
+        table = tmp_path / "coverage.tsv"
+        return check_coverage([manifest], files_of(published), min_clips=min_clips, table=table)
 
     assert check()["strong_train"] == {"wanted": 3, "ok": 3}
     assert check(video(0))["strong_train"] == {"wanted": 3, "ok": 2, "gone": 1}

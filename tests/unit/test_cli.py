@@ -1,14 +1,18 @@
 """The command line as a user has it: real files in, events out, one sentence for a mistake."""
 
 import json
+import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from framekd.checkpoints import save_checkpoint
 from framekd.cli import main
 from framekd.models import build_model
+from framekd.predict import Prediction
 
 RECORDINGS = sorted((Path(__file__).parents[2] / "miniature" / "recordings").glob("*.ogg"))
 
@@ -55,6 +59,77 @@ def test_a_mistake_is_one_sentence(arguments, words, capsys):
     assert main(["predict", str(RECORDINGS[0]), *arguments]) == 1
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+class Steps(torch.nn.Module):
+    """A stand-in for a model: one class whose probability rises and falls at known times, whatever the audio."""
+
+    name = "steps"
+    # (begin, end, probability) in seconds: a gap of 0.2 s in a long event, a short event, and a quiet one.
+    PARTS = ((1.0, 2.0, 0.9), (2.2, 3.2, 0.9), (5.0, 5.12, 0.8), (7.0, 9.0, 0.4))
+
+    def frontend(self, waveform):
+        return waveform
+
+    def forward(self, mel, outputs="logits"):
+        probability = torch.full((len(mel), 1, 250), 0.01)
+        for begin, end, value in self.PARTS:
+            probability[:, :, round(25 * begin) : round(25 * end)] = value
+        return probability.logit(), probability.mean(-1).logit()
+
+
+@pytest.mark.parametrize(
+    ("options", "spans"),
+    [
+        (["--median", "0.04"], [(1.0, 2.0), (2.2, 3.2), (5.0, 5.12)]),
+        (["--median", "0.04", "--threshold", "0.3"], [(1.0, 2.0), (2.2, 3.2), (5.0, 5.12), (7.0, 9.0)]),
+        (["--median", "0.04", "--threshold", "0.85"], [(1.0, 2.0), (2.2, 3.2)]),
+        # The default, 0.48 s, fills the gap of 0.2 s and removes the event of 0.12 s. Its 12 frames t - 6 … t + 5 have
+        # the upper median: it is high if 6 of them are, so that an event ends one frame later.
+        ([], [(1.0, 3.24)]),
+        (["--threshold", "0.3"], [(1.0, 3.24), (7.0, 9.04)]),
+    ],
+)
+def test_threshold_and_median_decide_which_events_are_found(options, spans, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", np.zeros(160_000), 16_000)
+    monkeypatch.setattr("framekd.checkpoints.load_checkpoint", lambda path: (Steps(), {"classes": ["bell"]}))
+    assert main(["predict", str(tmp_path / "a.wav"), "--checkpoint", "any", *options]) == 0
+    rows = [line.split("\t") for line in (tmp_path / "a.wav.events.tsv").read_text().splitlines()[1:]]
+    assert [(float(onset), float(offset)) for onset, offset, *_ in rows] == spans
+    assert {label for _, _, label, _ in rows} == {"bell"}
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_written_file(checkpoint, tmp_path, capsys, monkeypatch):
+    """Checked with a limit of the file size: a table of all frames' events does not fit."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(160_000), 16_000)
+    events = [(i / 25, (i + 1) / 25, "bell", 0.5) for i in range(250)]
+    found = Prediction(np.zeros((250, 1)), events, 10.0)
+    monkeypatch.setattr("framekd.predict.predict_file", lambda *arguments, **options: found)
+    (tmp_path / "a.wav.events.json").write_text("as it was")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        arguments = ["predict", str(tmp_path / "a.wav"), "--checkpoint", str(checkpoint), "--format", "json,tsv"]
+        assert main(arguments) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    message = capsys.readouterr().err
+    assert "a.wav.events.json: the disk is full" in message and message.count("\n") == 1
+    assert (tmp_path / "a.wav.events.json").read_text() == "as it was"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.wav", "a.wav.events.json"]
+
+
+def test_doctor_passes_a_machine_and_data_that_are_complete(tmp_path, capsys):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "labels").mkdir()
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"""data_dir: {tmp_path}
+audioset: {{folders: [{tmp_path}/audio], labels_dir: {tmp_path}/labels, download: {{enabled: false}}}}
+"""
+    )
+    assert main(["doctor", "--configfile", str(config)]) == 0
+    assert capsys.readouterr().out == "framekd doctor: nothing is in the way\n"
 
 
 def test_doctor_names_what_is_missing(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What hosts say, in the words they use, and the state that it means."""
+"""The messages of hosts, and the state that each means."""
 
 from __future__ import annotations
 
@@ -81,10 +81,12 @@ def test_an_expired_media_address_of_youtube_may_be_tried_again():
     assert classify(error("unable to download video data", http(403)), youtube=True).state is State.NETWORK
 
 
-def test_retry_after_is_read_as_seconds_and_as_a_date():
+def test_retry_after_is_read_as_seconds_and_as_a_date(monkeypatch):
     assert classify(error("x", http(429, Retry_After="120"))).retry_after == 120
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT", now=1445412480 - 90) == pytest.approx(90)
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT", now=1445412480 + 90) == 0
+    monkeypatch.setattr("time.time", lambda: 1445412480 - 90)
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == pytest.approx(90)
+    monkeypatch.setattr("time.time", lambda: 1445412480 + 90)
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after("soon") is None
     assert retry_after(None) is None
 
@@ -103,7 +105,7 @@ def test_reasons_are_one_short_line():
 
 
 def test_cookies_go_to_the_host_and_nowhere_else(tmp_path):
-    """The user's file is used as it is, and neither its content nor its place is told."""
+    """The user's file is used as it is, and neither its content nor its path is in a message."""
     cookies = tmp_path / "secret-cookies.txt"
     cookies.write_text("# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t4102444800\tsession\tSECRETVALUE\n")
     seen = []
@@ -122,7 +124,7 @@ def test_cookies_go_to_the_host_and_nowhere_else(tmp_path):
     assert "secret" not in failure.value.reason
 
 
-def test_a_wrong_address_or_cookies_file_is_told_before_anything_is_fetched(tmp_path):
+def test_a_wrong_address_or_cookies_file_is_reported_before_any_download(tmp_path):
     with pytest.raises(UserError, match=r"must hold \{ytid\}"):
         Fetcher(config.Download(url="http://host/watch"), tmp_path)
     with pytest.raises(UserError, match="cookies names a file that does not exist"):
@@ -159,9 +161,10 @@ def test_only_the_needed_span_is_fetched_and_it_is_in_place(tmp_path):
     sent = {}
     for ranges in (True, False):
         out = tmp_path / str(ranges)
-        audioset = config.AudioSet(download=config.Download(pause_seconds=0, timeout_seconds=5, sections=True))
         with host.MediaServer(media, ranges=ranges) as server:
-            acquire_shard(tmp_path / "clips.tsv", 0, audioset, out / "0.h5", out / "0.tsv", url=server.url)
+            settings = config.Download(pause_seconds=0, timeout_seconds=5, sections=True, url=server.url)
+            sources = dict(folders=[], hdf5=[], encoding="pcm")
+            acquire_shard(tmp_path / "clips.tsv", 0, out / "0.h5", out / "0.tsv", **sources, download=settings)
             sent[ranges] = server.sent
         assert [(e.state, e.seconds) for e in read_manifest(out / "0.tsv")] == [(State.OK, 10.0)]
         found = np.abs(Store([out / "0.h5"])[0].astype(float))

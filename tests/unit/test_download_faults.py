@@ -15,7 +15,7 @@ from framekd import config
 from framekd.acquire import RateLimited, acquire_shard, shard
 from framekd.audio import ffmpeg_path
 from framekd.download import Fetcher
-from framekd.manifest import RETRYABLE, Clip, State, read_manifest, write_clips
+from framekd.manifest import RETRYABLE, Clip, Entry, State, read_manifest, write_clips
 from framekd.store import Store
 
 
@@ -47,13 +47,15 @@ def plan(path: Path, videos: list[str], *, start_ms: int = 5000) -> Path:
     return path
 
 
-def settings(**values) -> config.AudioSet:
+def settings(**values) -> config.Download:
     download = dict(pause_seconds=0, sections=False, timeout_seconds=0.6, workers=4, retries=2, max_rate_limits=30)
-    return config.AudioSet(download=config.Download(**{**download, **values}))
+    return config.Download(**{**download, **values})
 
 
-def run(folder: Path, table: Path, server: host.MediaServer, audioset: config.AudioSet) -> dict[str, str]:
-    acquire_shard(table, 0, audioset, folder / "0000.h5", folder / "0000.manifest.tsv", url=server.url)
+def run(folder: Path, table: Path, server: host.MediaServer, download: config.Download) -> dict[str, Entry]:
+    outputs = folder / "0000.h5", folder / "0000.manifest.tsv"
+    sources = dict(folders=[], hdf5=[], encoding="pcm")
+    acquire_shard(table, 0, *outputs, **sources, download=download, url=server.url)
     entries = read_manifest(folder / "0000.manifest.tsv")
     stored = Store([folder / "0000.h5"])
     assert list(stored.verify()) == []

@@ -72,7 +72,7 @@ def test_strong_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ("abcdefghijk_0\t1\t2", "expected 4 columns, not 3"),
         ("abcdefghijk_0\t1\t2\t/m/0\t9", "expected 4 columns, not 5"),
@@ -85,13 +85,13 @@ def test_strong_rows(tmp_path):
         ("../abcdefgh_0\t0\t1\t/m/0", "is not a segment id"),
     ],
 )
-def test_a_malformed_strong_row_is_named(tmp_path, row, told):
+def test_a_malformed_strong_row_is_named(tmp_path, row, message):
     path = strong_file(tmp_path / "s.tsv", "abcdefghijk_0\t0\t1\t/m/0", row)
-    with pytest.raises(UserError, match=f"s.tsv: line 3: .*{told}"):
+    with pytest.raises(UserError, match=f"s.tsv: line 3: .*{message}"):
         labels.read_strong(path)
 
 
-def test_missing_binary_and_headless_files_are_told(tmp_path):
+def test_missing_binary_and_headless_files_are_reported(tmp_path):
     with pytest.raises(UserError, match="no such label file"):
         labels.read_strong(tmp_path / "none.tsv")
     (tmp_path / "b.tsv").write_bytes(b"\xff\xfe\x00\x01")

@@ -13,57 +13,54 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
-from small_audioset import block, write_audioset, write_step1
-from training_runs import slow_run, start, tell_off
+from small_audioset import train_job, write_audioset, write_step1
+from training_runs import fail_in_one, slow_run, start
 
 from framekd.config import UserError
-from framekd.pipeline.common import processes
-from framekd.pipeline.strong import Given, train
+from framekd.pipeline.train import processes, train_strong
 from framekd.train import STOPPED, launch
 
 SCRIPT = """
 import json, sys
-from framekd.pipeline import job
+from types import SimpleNamespace
+from framekd.pipeline import job_log
 
-given, runs, log = json.loads(sys.argv[1])
-with job(log, threads=2):
-    from framekd.pipeline.strong import Given, train
+job, inputs, weights, log = json.loads(sys.argv[1])
+params = SimpleNamespace(job=job)
+with job_log(SimpleNamespace(rule="train", log=[log], threads=2, params=params, input=[], output=weights)):
+    from framekd.jobs import TrainJob
+    from framekd.pipeline.train import train_strong
 
     print("the job begins")
-    train(Given(**given), runs, processes=2)
+    train_strong(TrainJob.model_validate(job), inputs=inputs, weights=weights, processes=2)
 """
 
 
 def test_a_job_of_two_processes_trains_as_one_does(tmp_path):
-    """Through a program without a guard, as Snakemake's scripts are; words of all processes are in the job's log."""
-    write_audioset(tmp_path / "data")
-    given = {
-        "block": block(learning_rate=1e-3, ema=0.9),
-        "start": write_step1(tmp_path),
-        "data": str(tmp_path / "data"),
-    }
+    """Through a program without a guard, as Snakemake's scripts are; the output of all processes is in the job's log."""
+    inputs = {**write_audioset(tmp_path / "data"), "weights": [write_step1(tmp_path)]}
+    job = train_job(learning_rate=1e-3, ema=0.9)
     script, log = tmp_path / "job.py", tmp_path / "job.log"
     script.write_text(SCRIPT)
-    two = {1: str(tmp_path / "two" / "seed1" / "model.safetensors")}
-    ran = subprocess.run(
-        [sys.executable, script, json.dumps([given, two, str(log)])], capture_output=True, text=True, timeout=120
-    )
+    two = str(tmp_path / "two" / "seed1" / "model.safetensors")
+    given = json.dumps([job.model_dump(mode="json"), inputs, [two], str(log)])
+    ran = subprocess.run([sys.executable, script, given], capture_output=True, text=True, timeout=120)
     said = log.read_text()
     assert ran.returncode == 0 and ran.stdout == ran.stderr == "", said + ran.stderr
     assert said.count("the job begins") == 1 and "clips" in said  # the bar of the first process
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    one = {1: str(tmp_path / "one" / "seed1" / "model.safetensors")}
-    train(Given(**given), one)
+    one = str(tmp_path / "one" / "seed1" / "model.safetensors")
+    train_strong(job, inputs=inputs, weights=[one])
     torch.set_num_threads(threads)
 
-    folders = [Path(runs[1]).parent for runs in (one, two)]
+    folders = [Path(weights).parent for weights in (one, two)]
     histories = [[json.loads(line) for line in (f / "history.jsonl").read_text().splitlines()] for f in folders]
     assert len(histories[0]) == 10
     for a, b in zip(*histories, strict=True):
         assert a["train/loss"] == pytest.approx(b["train/loss"], abs=1e-5)
-    weights = [load_file(runs_[1]) for runs_ in (one, two)]
+    weights = [load_file(path) for path in (one, two)]
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
     notes = [json.loads((f / "spec.json").read_text())["provenance"] for f in folders]
     assert [note["processes"] for note in notes] == [1, 2]
@@ -104,13 +101,13 @@ def test_no_process_outlives_a_job_that_was_killed(tmp_path):
     ("how", "kind", "words"),
     [
         ("mistake", UserError, "^the file x is not there$"),
-        ("crash", RuntimeError, r"exit codes .*1.*; see above"),
+        ("crash", RuntimeError, r"exit codes .*1.*; the log above has their errors"),
     ],
 )
 def test_what_ends_one_ends_all(how, kind, words, monkeypatch):
-    monkeypatch.setattr(sys.modules["framekd.train.launch"], "PATIENCE", 0.5)
+    monkeypatch.setattr(sys.modules["framekd.train.parallel"], "PATIENCE", 0.5)
     with pytest.raises(kind, match=words):
-        launch(tell_off, how, processes=2)
+        launch(fail_in_one, how, processes=2)
 
 
 def test_a_job_has_as_many_processes_as_gpus_of_its_own(monkeypatch):

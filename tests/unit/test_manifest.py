@@ -45,7 +45,7 @@ def test_clips_by_shard(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("nonsense\n", "line 1: expected the columns clip_id"),
         ("clip_id\tsplits\tstate\treason\tseconds\tsha256\tsource\na\tb\n", "line 2: expected 7 columns, not 2"),
@@ -55,9 +55,9 @@ def test_clips_by_shard(tmp_path):
         ),
     ],
 )
-def test_damage_is_named(text, told, tmp_path):
+def test_damage_is_named(text, message, tmp_path):
     (tmp_path / "m.tsv").write_text(text)
-    with pytest.raises(UserError, match=f"m.tsv: {told}"):
+    with pytest.raises(UserError, match=f"m.tsv: {message}"):
         read_manifest(tmp_path / "m.tsv")
     with pytest.raises(UserError, match="no such file"):
         read_manifest(tmp_path / "none.tsv")

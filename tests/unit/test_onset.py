@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from framekd.config import UserError
 from framekd.metrics import event_f1, onset_f1
-from framekd.metrics.onset import onset_matches, onset_offset_matches
+from framekd.metrics.event_based import onset_matches, onset_offset_matches
 
 TIMES = st.lists(st.integers(0, 40).map(lambda i: i / 20), max_size=5)
 

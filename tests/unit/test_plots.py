@@ -1,6 +1,7 @@
 """Figures show what was given to them."""
 
 import io
+import subprocess
 import sys
 
 import numpy as np
@@ -70,4 +71,16 @@ def test_timeline_shows_true_events_first_and_shades_them():
 
 
 def test_no_window_system_is_touched():
-    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    """A process that draws every figure has not imported pyplot, which would choose a window system."""
+    code = """
+import sys, numpy as np
+from framekd.metrics import psds1
+from framekd.plots import class_bars, psd_roc, score_timeline
+scores = np.random.default_rng(0).normal(size=(1, 250, 1))
+result = psds1(scores, {"f": [(1.0, 3.0, "a")]}, {"f": 10.0}, ["a"], clips=["f"])
+for figure in (class_bars(result, {"a": 5}), psd_roc({"ours": result}), score_timeline(scores[0], ["a"])):
+    figure.savefig(sys.stderr.buffer, format="png")
+print("matplotlib.pyplot" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.split() == [b"False"] and done.stderr.count(b"PNG") == 3

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psds_oracle import reference_psds, slow_psds
 
-import framekd.metrics._tiles as tiles
+import framekd.metrics.psds as psds_module
 from framekd.config import UserError
 from framekd.metrics import PSDS, evaluation_classes, psds1
 
@@ -104,7 +104,7 @@ def monkeypatch_room():
 
         class Room:
             def __enter__(self):
-                context.__enter__().setattr(tiles, "_ROOM", size)
+                context.__enter__().setattr(psds_module, "_ROOM", size)
 
             def __exit__(self, *error):
                 return context.__exit__(*error)

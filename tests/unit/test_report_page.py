@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from finished_run import CLASSES, example_clips, write_finished_run
+from finished_run import CLASSES, example_clips, inputs_of, write_finished_run
 
 from framekd import config
 from framekd.examples import Examples, read_examples, write_examples
-from framekd.report import figures, shown_threshold, write_report
-from framekd.report.compute import costs
-from framekd.report.gather import read_history
+from framekd.report import ReportInputs, figures, shown_threshold, write_report
+from framekd.report.gather import costs, read_history
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published"
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -50,13 +48,21 @@ class Outline(HTMLParser):
         assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
 
 
+def report(inputs, root, settings):
+    """Write the page and its two tables into a folder; the sentences about missing parts, and the page."""
+    paths = {name: root / f"{name}.csv" for name in ("compute", "orderings")}
+    missing = write_report(inputs, html=root / "report.html", **paths, config=settings)
+    return missing, (root / "report.html").read_text()
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
-    settings = config.load({"miniature": {}})
-    write_finished_run(root / "results", root / "data", settings, published=PUBLISHED)
-    missing = write_report(root / "report.html", results_dir=root / "results", data_dir=root / "data", config=settings)
-    return root, (root / "report.html").read_text(), missing
+    sizes = {"all": {"width": 64, "rnn_hidden": 32}, "fPaSST": {"stem": [2, 4, 8]}}
+    settings = config.load({"miniature": {}, "sizes": sizes})
+    inputs = write_finished_run(root / "results", root / "data", settings, published=PUBLISHED)
+    missing, text = report(inputs, root, settings)
+    return root, text, missing
 
 
 def test_it_is_one_well_formed_page_that_needs_no_network(page):
@@ -99,46 +105,88 @@ def test_hours_and_energy_are_summed(page):
     assert "<td>all</td><td>H200</td><td>20</td><td>60.0</td><td>7000.0</td>" in text
 
 
-def test_costs_of_a_run_on_a_cpu_and_of_a_search(tmp_path):
-    for path, about in {
-        "search/teachers/proposed/M2D/0.001/result.json": {"device": "cpu", "processes": 2, "hours": 0.5},
-        "search/teachers/proposed/M2D/1.0/result.json": {"value": None, "diverged": "the loss is nan"},
-        "checkpoints/step2/M2D/spec.json": {"provenance": {"url": "a published checkpoint"}},
-    }.items():
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(json.dumps(about))
-    found = costs(tmp_path)
+def test_costs_of_a_run_on_a_cpu_and_of_a_search():
+    found = costs(
+        [
+            ("search", {"device": "cpu", "processes": 2, "hours": 0.5}),
+            ("search", {"value": None, "diverged": "the loss is nan"}),
+            ("Step 2", {"url": "a published checkpoint"}),
+        ]
+    )
     assert found[["stage", "runs", "hours"]].values.tolist() == [["search", 1, 0.5], ["all", 1, 0.5]]
     assert found["watt_hours"].isna().all()
 
 
-def test_it_says_what_the_run_was_not(page):
+def test_it_says_what_the_run_was(page):
     _, text, missing = page
     assert "Not AudioSet." in text and "not comparable" in text
-    assert any("Step 2" in sentence for sentence in missing)
-    assert all(html.escape(sentence, quote=False) in text.replace("&#39;", "'") for sentence in missing)
+    assert "all models: width 64, rnn hidden 32; fPaSST: stem 2, 4, 8" in text
+    assert "1,200 clips (3.33 h), 9,000 events of 8 classes" in text
+    assert [sentence.split(":")[0] for sentence in missing] == ["training curve"] * 5  # Step 2 left no histories
+    assert all("step2" in sentence and sentence.endswith("history.jsonl: missing") for sentence in missing)
+    assert all(html.escape(sentence, quote=False) in text for sentence in missing)
 
 
-def test_an_empty_folder_gives_a_page_that_names_every_gap(tmp_path):
-    missing = write_report(
-        tmp_path / "report.html", results_dir=tmp_path / "none", data_dir=tmp_path, config=config.load({})
-    )
-    told = " ".join(missing)
-    for part in ("table1.csv", "table2.csv", "significance.csv", "training curves", "example clips", "coverage"):
-        assert part in told
-    text = (tmp_path / "report.html").read_text()
+def test_it_says_what_bold_means(page):
+    text = re.sub(r"\s+", " ", page[1])
+    assert text.count("Bold: mean of this run, ± standard deviation over seeds") == 3
+    assert "Bold: significant (ε<sub>min</sub> below 0.2)" in text and "Bold: gap in percentage points" in text
+
+
+def test_each_listed_file_that_is_missing_is_named(tmp_path):
+    inputs = inputs_of(tmp_path / "none", tmp_path / "data")
+    missing, text = report(inputs, tmp_path, config.load({}))
+    listed = [
+        *inputs.tables.values(),
+        *(path for *_, table, per_class, examples in inputs.evaluations for path in (table, per_class, examples)),
+        *(path for *_, path in (*inputs.histories, *inputs.specs, *inputs.benchmarks)),
+        inputs.coverage,
+    ]
+    assert len(missing) == len(listed) == len(set(listed))
+    for path in listed:
+        assert any(f"{path}: missing" in sentence for sentence in missing), path
+        assert f"{path}: missing" in text
     assert "Not in this report" in text and "Not AudioSet" not in text
+    assert (tmp_path / "compute.csv").read_text() == "stage,device,runs,hours,watt_hours\n"
+    assert not (tmp_path / "orderings.csv").exists()
+
+
+def test_unreadable_files_are_named(tmp_path):
+    settings = config.load({})
+    inputs = write_finished_run(tmp_path / "results", tmp_path / "data", settings, published=PUBLISHED)
+    torn = inputs.evaluations[0][4]
+    torn.write_bytes(torn.read_bytes()[:200])
+    broken = [inputs.tables["table2"], inputs.specs[0][1], inputs.benchmarks[0][1]]
+    for path in broken:
+        path.write_bytes(b"")
+    missing, _ = report(inputs, tmp_path, settings)
+    for path in (torn, *broken):
+        assert any(f"{path}: unreadable" in sentence for sentence in missing), path
+
+
+def test_only_listed_files_are_read(tmp_path):
+    """A folder full of results changes nothing, unless its files are listed."""
+    settings = config.load({})
+    write_finished_run(tmp_path / "results", tmp_path / "data", settings, published=PUBLISHED)
+    missing, text = report(ReportInputs(tables={}), tmp_path, settings)
+    assert "<svg" not in text and "<table" not in text
+    assert {sentence.split(":")[0] for sentence in missing} == {
+        "evaluations", "histories", "specs", "coverage", "benchmarks",
+    }  # fmt: skip
 
 
 def test_names_from_data_cannot_break_the_page(tmp_path):
     clips = [clip.__class__("<b>&x", clip.waveform, clip.events, clip.scores) for clip in example_clips(count=1)]
     names = ["</svg><script>", *CLASSES[1:]]
     clips[0].events.append((1.0, 2.0, names[0]))
-    write_examples(tmp_path / "evaluation" / "examples.npz", clips, classes=names, title="<i>")
-    write_report(tmp_path / "r.html", results_dir=tmp_path, data_dir=tmp_path, config=config.load({}))
+    write_examples(tmp_path / "examples.npz", clips, classes=names, title="<i>")
+    no_file = tmp_path / "none.csv"
+    inputs = ReportInputs(tables={}, evaluations=[("students", "own", no_file, no_file, tmp_path / "examples.npz")])
+    _, text = report(inputs, tmp_path, config.load({}))
     outline = Outline()
-    outline.feed(text := (tmp_path / "r.html").read_text())
+    outline.feed(text)
     assert outline.open == [] and text.count("<script>") == 1
+    assert "&lt;b&gt;&amp;x" in text and "&lt;i&gt;" in text
 
 
 def test_examples_come_back_as_written(tmp_path):
@@ -160,6 +208,12 @@ def test_true_classes_are_shown_before_the_strongest_others():
     assert set(figures.shown_classes(clip, CLASSES, threshold=0.5)) == wanted
     silent = clip.__class__("x", clip.waveform, [], np.zeros_like(clip.scores))
     assert len(figures.shown_classes(silent, CLASSES, threshold=0.5)) == 2
+
+
+def test_a_clip_without_detections_is_drawn():
+    clip = example_clips(count=1)[0]
+    without, some = (figures.timeline(clip, Examples("t", CLASSES, 0.04, [clip]), threshold=t) for t in (0.99, 0.5))
+    assert without.startswith("<svg") and figures.COLOURS[1] in some and figures.COLOURS[1] not in without
 
 
 def test_long_class_names_are_cut():

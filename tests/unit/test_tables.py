@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from finished_run import write_evaluations
+from finished_run import evaluations, write_evaluations
 
 from framekd import config, tables
 
@@ -21,7 +21,7 @@ PUBLISHED = ROOT / "config" / "published"
 def run(tmp_path):
     settings = config.load({"results_dir": str(tmp_path)})
     write_evaluations(tmp_path, settings)
-    return tmp_path, *tables.evaluations(settings, tmp_path)
+    return tmp_path, *evaluations(settings, tmp_path)
 
 
 def downstream(results: Path) -> list[Path]:
@@ -65,20 +65,16 @@ def test_without_kd_scores_the_teachers(run):
     assert frame.loc[("without_kd", "ASiT"), "mean"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_teachers_have_average_and_ensemble(run, inside):
-    """The ensemble's row may stand in a file of its own, or among its teachers' rows."""
-    results, _, own = run
-    together = pd.read_csv(results / "evaluation" / "ensembles" / "proposed.csv")
-    if inside:
-        both = pd.concat([pd.read_csv(own["proposed"]), together])
-        both.to_csv(own["proposed"], index=False)
-        (results / "evaluation" / "ensembles" / "proposed.csv").unlink()
+def test_teachers_have_average_and_ensemble(run):
+    _, _, own = run
+    rows = pd.read_csv(own["proposed"])
     frame = tables.teachers(own, published_dir=PUBLISHED)
     assert list(dict.fromkeys(frame["setting"])) == ["proposed", "without_rnn", "without_step2"]
     assert set(frame["model"]) == {*config.MODELS, tables.AVERAGE, tables.ENSEMBLE}
     ensemble = frame[(frame["setting"] == "proposed") & (frame["model"] == tables.ENSEMBLE)].iloc[0]
-    assert ensemble["mean"] == pytest.approx(100 * together["psds1"].iloc[0])
+    assert ensemble["mean"] == pytest.approx(100 * rows.loc[rows["model"] == "ensemble", "psds1"].item())
+    average = frame[(frame["setting"] == "proposed") & (frame["model"] == tables.AVERAGE)].iloc[0]
+    assert average["mean"] == pytest.approx(100 * rows.loc[rows["model"] != "ensemble", "psds1"].mean())
     assert ensemble["n"] == 1 and math.isnan(ensemble["std"]) and ensemble["published"] == 47.1
 
 

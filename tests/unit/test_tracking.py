@@ -3,11 +3,13 @@
 import json
 import sys
 import types
+from types import SimpleNamespace
 
 import pytest
 from training_runs import STEPS, run
 
-from framekd.config import Config, Tracking, UserError, load
+from framekd.config import Config, Tracking, UserError, identity, load
+from framekd.graph import Pack
 from framekd.plan import Plan
 from framekd.train import Stopped
 
@@ -87,7 +89,7 @@ def test_weights_and_biases_is_told_the_history_and_no_more(wandb, tmp_path):
     run("student", tmp_path, tracking=Tracking(wandb="sounds", wandb_mode="offline"))
     (given, opened), = wandb.runs  # fmt: skip
     assert (given["project"], given["mode"], given["dir"]) == ("sounds", "offline", str(tmp_path))
-    assert set(given["config"]) == {"recipe", "lr", "seed", "steps", "objective", "soft"}
+    assert set(given["config"]) == {"recipe", "lr", "seed", "steps", "objective", "soft", "select"}
     assert given["settings"] == {"console": "off", "disable_git": True, "disable_code": True}
     assert [(line["step"], line["train/loss"]) for line in wandb.told] == losses(tmp_path)
     assert opened.finished == 1
@@ -134,10 +136,11 @@ def test_a_package_that_is_missing_is_told(package, tracking, sentence, tmp_path
 # ---------------------------------------------------------------------------------------------------------- graph
 
 
-def test_tracking_is_no_parameter_of_any_training():
+def test_tracking_reruns_nothing():
     plans = [Plan(Config()), Plan(load({"tracking": {"tensorboard": True, "wandb": "sounds"}}))]
-    told = [
-        (p.teacher("proposed", "BEATs"), p.student("proposed", "BEATs"), p.step2("fPaSST"), p.task("DESED", "M2D"))
-        for p in plans
-    ]
-    assert told[0] == told[1] and "sounds" not in str(told[1])
+    wildcards = SimpleNamespace(setting="proposed", model="fPaSST", task="DESED", checkpoint="full")
+    pack = Pack("", None, (1,))
+    trained = [plan.train_job(wildcards, "teachers", pack) for plan in plans]
+    weak = [plan.step2_job(wildcards, pack) for plan in plans]
+    assert identity(trained[0]) == identity(trained[1]) and identity(weak[0]) == identity(weak[1])
+    assert trained[1].tracking.wandb == weak[1].tracking.wandb == "sounds" and "sounds" not in str(identity(weak[1]))

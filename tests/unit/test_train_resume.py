@@ -113,12 +113,19 @@ def test_divergence_names_step_and_clips_and_keeps_the_last_good_state(tmp_path)
         assert all(state.get_tensor(name).isfinite().all() for name in state.keys())  # noqa: SIM118
 
 
-def test_a_state_is_whole_or_not_there(tmp_path, monkeypatch):
-    """A kill while a state is being written leaves the one before."""
-    with pytest.raises(Stopped):
-        run("student", tmp_path, time_limit=0.0)
-    state = tmp_path / ".resume" / "state.safetensors"
-    before = state.read_bytes()
-    state.with_suffix(".partial").write_bytes(before[: len(before) // 2])
-    assert state.read_bytes() == before
-    assert run("student", tmp_path)[1] == STEPS - 1
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_kill_in_the_middle_of_a_save_costs_only_the_steps_since_the_last(count, tmp_path):
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    assert finish(start(run, "student", alone)) == 0
+    assert finish(start(run, "student", killed, dies_in_save=count, save_steps=2)) == KILLED
+    folder = killed / ".resume"
+    state, partial = folder / "state.safetensors", list(folder.glob(".*.partial*"))
+    assert len(partial) == 1  # what was half written lies beside, under another name
+    assert state.exists() == (count > 1)
+    if state.exists():
+        with safe_open(state, "pt") as saved:
+            assert json.loads(saved.metadata()["progress"])["step"] == 2 * (count - 1)
+    assert run("student", killed)[1] == STEPS - 2 * (count - 1)
+    expected, got = load_file(alone / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert not folder.exists()

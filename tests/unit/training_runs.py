@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from framekd.data import Arrays, Loader
 from framekd.data.clips import labelled
 from framekd.labels import ClassList
 from framekd.models import build_model
-from framekd.train import fit, torch_generator
+from framekd.train import Objective, RunOptions, fit, torch_generator
 
 FRAMES, CLASSES, STEPS = 50, 6, 20
 SIZES = {"width": 32, "depth": 2, "heads": 2, "rnn_hidden": 16}
@@ -58,16 +59,54 @@ RUNS = {
     "teacher": dict(model="tiny", sequence="bigru", sampler="balanced", augment=AUGMENT, optimiser="adam"),
     "student": dict(model="tiny", augment=dict(mixup=0.5, wavmix=0.5), distillation_weight=0.9),
     "averaged": dict(model="tiny", sequence="bigru", augment=dict(mixup=0.5), ema=0.9),
+    "sgd": dict(model="tiny", optimiser="sgd", weight_decay=1e-3, clip_gradient=1.0, augment=dict(mixup=0.5)),
+    "bf16": dict(model="tiny", half=torch.bfloat16, augment=dict(mixup=0.5)),
+    "fp16": dict(model="tiny", half=torch.float16, clip_gradient=1.0, augment=dict(mixup=0.5)),
     # BEATs has dropout and layerdrop; its weak recipe has the other optimiser and the other objective.
     "weak": dict(model="BEATs", weak=True, optimiser="adamw", weight_decay=1e-2, augment=dict(mixup=1.0, wavmix=0.5)),
 }
 
 
-def run(kind, directory, *, die_at=None, save_steps=3, **options):
-    """Train run `kind` into `directory` and write its weights; ``die_at=(step, part of the step)`` kills it there."""
+def how_and_what(values):
+    """Keyword arguments of `fit` from a mixture of them and the fields of RunOptions."""
+    names = {one.name for one in fields(RunOptions)}
+    how = {name: value for name, value in values.items() if name in names}
+    what = {name: value for name, value in values.items() if name not in names}
+    return {**what, "options": RunOptions(**{"progress": False, **how})}
+
+
+def die_in_save(count):
+    """Have the process killed in the middle of writing its `count`-th state."""
+    calls = []
+
+    def half(tensors, path, metadata):
+        calls.append(path)
+        save_file(tensors, path, metadata)
+        if len(calls) == count:
+            whole = Path(path).read_bytes()
+            Path(path).write_bytes(whole[: len(whole) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    import framekd.train.state as state
+
+    state.save_file = half
+
+
+def run(kind, directory, *, die_at=None, dies_in_save=None, save_steps=3, **options):
+    """Train run `kind` into `directory` and write its weights.
+
+    ``die_at=(step, part of the step)`` kills it there, ``dies_in_save=n`` while it writes its n-th state.
+    """
     torch.set_num_threads(1)
+    if dies_in_save:
+        die_in_save(dies_in_save)
     values = dict(RUNS[kind])
     name, sequence, weak = values.pop("model"), values.pop("sequence", None), values.pop("weak", False)
+    half = values.pop("half", None)
+    if half:  # as a GPU does it: half precision, and fp16 with its scaler
+        import framekd.train.loop as loop
+
+        loop.half_precision = lambda recipe, device: half
     recipe = Recipe(epochs=2, epoch_clips=40, batch_size=4, warmup_steps=4, **values)
     assert recipe.steps() == STEPS
     model = build_model(name, n_classes=CLASSES, sequence_model=sequence, sizes=SIZES).init_weights(torch_generator(7))
@@ -86,13 +125,10 @@ def run(kind, directory, *, die_at=None, save_steps=3, **options):
         recipe,
         lr=1e-3,
         seed=11,
+        objective=Objective("weak" if weak else "strong", recipe.distillation_weight),
         directory=directory,
-        objective="weak" if weak else "strong",
-        save_steps=save_steps,
-        progress=False,
-        clock=clock,
         finish=lambda _: save_file(model.state_dict(), Path(directory) / "model.safetensors"),
-        **options,
+        **how_and_what({"save_steps": save_steps, "clock": clock, **options}),
     )
     return result, marks.count("data")
 
@@ -135,12 +171,14 @@ def together(directory, batch_size, recipes):
             with (folder / "finished").open("a") as file:
                 file.write(f"rank {rank}\n")
 
-        result = fit(model, watched, recipe, lr=1e-3, seed=11, directory=folder, progress=False, finish=finish)
+        goal = Objective("strong", recipe.distillation_weight)
+        about = how_and_what({"finish": finish})
+        result = fit(model, watched, recipe, lr=1e-3, seed=11, objective=goal, directory=folder, **about)
         report = {"history": result.history, "seen": watched.seen, "weight": model.frame_head.weight.tolist()}
         (folder / f"rank{rank}.json").write_text(json.dumps(report))
 
 
-def tell_off(how):
+def fail_in_one(how):
     """Two processes that train together: the second finds a mistake, or crashes, and the first waits for it."""
     if torch.distributed.get_rank() == 1:
         raise ZeroDivisionError if how == "crash" else UserError("the file x is not there")
@@ -151,7 +189,7 @@ class Watched:
     """A loader that remembers which clips it gave."""
 
     def __init__(self, loader):
-        self.loader, self.seen = loader, []
+        self.loader, self.seen, self.steps = loader, [], loader.steps
 
     def batches(self, begin, stop):
         for batch in self.loader.batches(begin, stop):

@@ -1,10 +1,8 @@
-"""AudioSet in: label files, the plan of wanted clips, their audio shard by shard, and the check before training."""
+"""Getting AudioSet: label files, the table of wanted clips, their audio, and the check before training."""
 
-from framekd.acquire.coverage import check_coverage
-from framekd.acquire.export import export_folder, export_hdf5
-from framekd.acquire.labels import fetch_labels
-from framekd.acquire.planning import plan_clips, shard_of
+from framekd.acquire.lists import check_coverage, fetch_labels, plan_clips, shard_of
 from framekd.acquire.shard import RateLimited, acquire_shard
+from framekd.acquire.sources import export_folder, export_hdf5
 
 __all__ = [
     "RateLimited",

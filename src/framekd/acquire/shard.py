@@ -1,13 +1,14 @@
-"""One shard of AudioSet's audio: local copies first, then downloads, then a store and a manifest, each whole."""
+"""One shard of AudioSet's audio: local copies, then downloads, then the store and the manifest."""
 
 from __future__ import annotations
 
 import shutil
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -19,20 +20,22 @@ from framekd.acquire.sources import Source, open_sources
 from framekd.audio import DecodeError, declared_seconds, decode, fetch_span
 from framekd.config import UserError
 from framekd.download import Fetched, Fetcher, FetchFailed, Remote
+from framekd.files import remove_partial
 from framekd.manifest import Clip, Entry, State, read_clips, retryable, write_manifest
-from framekd.store import SAMPLE_RATE, StoredClip, digest, write_shard
+from framekd.store import StoredClip, digest, write_shard
+from framekd.units import SAMPLE_RATE
 
 LONGEST_WAIT = 900.0
-"""A host that asks for a longer pause than this (seconds) stops the shard."""
-MARGIN = 0.1  # seconds by which media may end before what their header says
+"""If the host asks for a longer pause than this (seconds), the shard stops."""
+MARGIN = 0.1  # seconds by which media may be shorter than their header states
 
 
 class RateLimited(UserError):
-    """The host wants a pause, and the user has to wait: what came is kept, and the same command goes on from there."""
+    """The host limits the rate of requests. What came is kept; the same command continues from there."""
 
 
 class Queue:
-    """Videos that wait for a download, and the pace that all workers of a shard keep."""
+    """Videos that wait for a download, and the pauses that all workers of a shard observe."""
 
     def __init__(self, groups: Sequence[list[Clip]], settings: config.Download) -> None:
         self.settings = settings
@@ -43,7 +46,7 @@ class Queue:
         self._lock = threading.Lock()
 
     def take(self) -> tuple[list[Clip], int] | None:
-        """The next video and how often it was tried; None if there is none or the shard has stopped."""
+        """The next video and its number of failed attempts; None if there is none or the shard has stopped."""
         while not self.stopped:
             with self._lock:
                 if not self.waiting:
@@ -55,7 +58,7 @@ class Queue:
         return None
 
     def failed(self, group: list[Clip], tried: int, failure: FetchFailed) -> bool:
-        """Whether the video is queued again after a failure, behind the others."""
+        """Note a failure; returns whether the video was put at the end of the queue again."""
         with self._lock:
             limited = failure.state in (State.RATE_LIMITED, State.BOT_CHECK)
             self._limits = self._limits + 1 if limited else 0
@@ -65,7 +68,7 @@ class Queue:
                 pause = min(LONGEST_WAIT, max(self.settings.pause_seconds, 0.05) * 2.0**tried)
             if limited and self.waiting and any(n == 0 for _, n in self.waiting):
                 if self._limits >= self.settings.max_rate_limits:
-                    self.stopped = f"{self._limits} answers in a row said so ({failure.reason})"
+                    self.stopped = f"{self._limits} answers in a row were refusals ({failure.reason})"
                 elif pause > LONGEST_WAIT:
                     self.stopped = f"it asks for a pause of {pause:.0f} s"
             if limited or failure.retry_after is not None or (again and not self.waiting):
@@ -75,18 +78,16 @@ class Queue:
             return again
 
     def succeeded(self) -> None:
-        """A download worked: the host is no longer limiting."""
+        """Note a success: the host does not limit the rate now."""
         with self._lock:
             self._limits = 0
 
 
 class _Job:
-    """The parts of a shard's work that its threads share."""
+    """What the threads of a shard share."""
 
-    def __init__(
-        self, journal: Journal, audioset: config.AudioSet, progress: Callable[[int, int], None] | None
-    ) -> None:
-        self.journal, self.audioset, self.progress = journal, audioset, progress
+    def __init__(self, journal: Journal, progress: Callable[[int, int], None] | None) -> None:
+        self.journal, self.progress = journal, progress
         self.total = 0
         self.done = 0
         self._lock = threading.Lock()
@@ -94,16 +95,16 @@ class _Job:
     def record(
         self, clip: Clip, state: State, *, reason: str = "", samples: np.ndarray | None = None, source: str = ""
     ) -> None:
-        """Write a clip's fate into the journal and tell the progress."""
-        there = (0.0, "") if samples is None else (round(len(samples) / SAMPLE_RATE, 4), digest(samples))
-        self.journal.record(Entry(clip.clip_id, clip.splits, state, reason, *there, source), samples)
+        """Write what became of a clip to the journal and report the progress."""
+        length_and_sum = (0.0, "") if samples is None else (round(len(samples) / SAMPLE_RATE, 4), digest(samples))
+        self.journal.record(Entry(clip.clip_id, clip.splits, state, reason, *length_and_sum, source), samples)
         with self._lock:
             self.done += 1
             if self.progress is not None:
                 self.progress(self.done, self.total)
 
     def store(self, clip: Clip, samples: np.ndarray, source: str) -> None:
-        """Keep a clip that came, unless hardly anything of it did."""
+        """Keep a clip; less than 1 s of it (or half of a shorter clip) counts as too short."""
         wanted = (clip.end_ms - clip.start_ms) / 1000
         seconds = len(samples) / SAMPLE_RATE
         if seconds < min(1.0, wanted / 2):
@@ -113,7 +114,7 @@ class _Job:
             self.record(clip, State.OK, samples=samples, source=source)
 
     def local(self, clip: Clip, sources: list[Source]) -> bool:
-        """Take the clip from the first local source that has it whole; False if none has."""
+        """Take the clip from the first local source that has it; False if none has."""
         for source in sources:
             try:
                 samples = source.read(clip)
@@ -128,7 +129,11 @@ class _Job:
         return False
 
     def cut(self, group: list[Clip], fetched: Fetched) -> None:
-        """Cut the clips of a video out of what was fetched, and record them all or none (FetchFailed)."""
+        """Cut the clips of a video out of what was fetched and record them.
+
+        Raises:
+            FetchFailed: one of them cannot be cut; none is recorded.
+        """
         cuts = []
         for clip in group:
             seconds = (clip.end_ms - clip.start_ms) / 1000
@@ -148,7 +153,7 @@ class _Job:
 
 
 def _undecodable(fetched: Fetched, error: DecodeError) -> FetchFailed:
-    """What it means that what came cannot be decoded."""
+    """Why a fetched file cannot be decoded: a web page, a truncated file or no audio."""
     with fetched.path.open("rb") as file:
         head = file.read(8192).lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
@@ -160,9 +165,8 @@ def _undecodable(fetched: Fetched, error: DecodeError) -> FetchFailed:
     return FetchFailed(State.CORRUPT, str(error).replace(str(fetched.path), "media"))
 
 
-def _download(job: _Job, queue: Queue, fetcher: Fetcher) -> None:
-    """One worker: until no video is left, or the shard has stopped."""
-    settings = job.audioset.download
+def _download(job: _Job, queue: Queue, fetcher: Fetcher, settings: config.Download) -> None:
+    """One worker: downloads videos until none is left or the shard has stopped."""
     while (taken := queue.take()) is not None:
         group, tried = taken
         try:
@@ -177,7 +181,7 @@ def _download(job: _Job, queue: Queue, fetcher: Fetcher) -> None:
 
 
 def _span(group: list[Clip]) -> tuple[float, float] | None:
-    """What of a video its clips need, with a second on both sides."""
+    """The seconds of a video that its clips need, with a margin of one second on both sides."""
     begin, end = min(c.start_ms for c in group) / 1000 - 1, max(c.end_ms for c in group) / 1000 + 1
     return max(0.0, begin), end
 
@@ -198,27 +202,35 @@ def _in_threads(work: Callable, items: Sequence, workers: int) -> list:
         return list(pool.map(work, items))
 
 
-def _acquire(job: _Job, clips: Sequence[Clip], work: Path) -> None:
-    """Bring every clip that is not there, as far as sources, host and settings allow."""
-    audioset, known = job.audioset, job.journal.entries
+def _acquire(
+    job: _Job,
+    clips: Sequence[Clip],
+    work: Path,
+    *,
+    folders: Sequence[str],
+    hdf5: Sequence[str],
+    download: config.Download,
+) -> None:
+    """Get every clip that is not in the journal yet: from local sources, then by download."""
+    known = job.journal.entries
     missing = [c for c in clips if c.clip_id not in known or known[c.clip_id].state is not State.OK]
     job.total, job.done = len(clips), len(clips) - len(missing)
-    sources = open_sources(audioset.folders, audioset.hdf5) if missing else []
+    sources = open_sources(folders, hdf5) if missing else []
     if sources:
-        found = _in_threads(lambda clip: job.local(clip, sources), missing, audioset.download.workers)
-        missing = [clip for clip, there in zip(missing, found) if not there]
-    fresh = [c for c in missing if c.clip_id not in known or _again(known[c.clip_id], audioset.download)]
-    if not audioset.download.enabled:
+        found = _in_threads(lambda clip: job.local(clip, sources), missing, download.workers)
+        missing = [clip for clip, taken in zip(missing, found) if not taken]
+    fresh = [c for c in missing if c.clip_id not in known or _again(known[c.clip_id], download)]
+    if not download.enabled:
         for clip in fresh:
             if clip.clip_id not in known or not _local_fault(known[clip.clip_id]):
                 job.record(clip, State.MISSING, reason="in no local source, and downloading is off")
         return
-    queue = Queue(_by_video(fresh), audioset.download)
+    queue = Queue(_by_video(fresh), download)
     if not queue.waiting:
         return
-    fetcher = Fetcher(audioset.download, work / "fetching")
-    workers = min(audioset.download.workers, len(queue.waiting))
-    _in_threads(lambda _: _download(job, queue, fetcher), range(workers), workers)
+    fetcher = Fetcher(download, work / "fetching")
+    workers = min(download.workers, len(queue.waiting))
+    _in_threads(lambda _: _download(job, queue, fetcher, download), range(workers), workers)
     shutil.rmtree(work / "fetching", ignore_errors=True)
     if queue.stopped:
         left = sum(len(group) for group, _ in queue.waiting)
@@ -233,72 +245,69 @@ def _local_fault(entry: Entry) -> bool:
 
 
 def _again(entry: Entry, settings: config.Download) -> bool:
-    """Whether a download may change the state: by itself, or because the user has now given cookies or a proxy."""
+    """Whether a download may succeed now: the state may pass, or the user has since configured cookies or a proxy."""
     opened = entry.state in (State.AGE, State.PRIVATE) and bool(settings.cookies)
     moved = entry.state is State.GEO and bool(settings.proxy)
     return retryable(entry.state) or _local_fault(entry) or opened or moved
 
 
 def acquire_shard(
-    clips_table: str | Path,
+    clips: str | Path,
     shard: int,
-    audioset: config.AudioSet,
     store: str | Path,
     manifest: str | Path,
     *,
+    folders: Sequence[str],
+    hdf5: Sequence[str],
+    encoding: str,
+    download: config.Download,
     url: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
-    """Acquire one shard's clips; returns clips per state.
+    """Acquire the audio of one shard.
 
-    A kill at any moment loses at most the clips in hand: the same call goes on, and the finished store is the same to
-    the byte. A later call tries again only what another try may change. Clips that did not come are in the manifest
-    with the reason; they are never an error.
+    A killed call loses only the clips that it was working on: the same call continues, and the finished store has the
+    same bytes. A later call tries again only the clips that another attempt may get. Clips that cannot be had are
+    listed in the manifest with the reason; they are no error.
 
     Args:
-        clips_table: from plan_clips.
-        store, manifest: outputs, written aside and put in place whole. A working folder lies beside the store (.work).
-        url: an address template in place of audioset.download.url.
+        clips: table of wanted clips, from plan_clips.
+        shard: number of the shard.
+        store, manifest: files to write, each whole or not at all. The working folder .work is beside the store.
+        folders, hdf5: local sources of audio, searched before any download.
+        encoding: "pcm" or "flac".
+        download: settings of the download.
+        url: address template that replaces download.url.
         progress: called with (settled clips, all clips).
+    Returns:
+        Clips per state.
     Raises:
         RateLimited: the host stopped the shard; nothing is lost.
-        UserError: a mistake in the configuration, or another process at work on this shard.
+        UserError: a source does not exist, or another process works on this shard.
     """
     store, manifest = Path(store), Path(manifest)
     if url is not None:
-        audioset = audioset.model_copy(update={"download": audioset.download.model_copy(update={"url": url})})
-    clips = read_clips(clips_table, shard=shard)
+        download = download.model_copy(update={"url": url})
+    wanted = read_clips(clips, shard=shard)
     work = store.parent / ".work" / store.stem
     work.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(work / "lock")
     try:
-        lock.acquire(timeout=0)
+        locked = lock.acquire(timeout=2)  # a child of a killed process may hold it for a moment
     except filelock.Timeout:
         raise UserError(f"{store}: another process is acquiring this shard; wait for it, or end it") from None
-    with lock:
-        for output in (store, manifest):  # what a killed process had half written
-            for stale in output.parent.glob(f".{output.name}.*.tmp"):
-                stale.unlink()
-        journal = Journal(work, [(store, manifest)])
-        job = _Job(journal, audioset, progress)
-        _acquire(job, clips, work)
-        entries = [
-            Entry(c.clip_id, c.splits, e.state, e.reason, e.seconds, e.sha256, e.source)
-            for c in clips
-            for e in [journal.entries[c.clip_id]]
-        ]
-        here = sorted((c for c, e in zip(clips, entries) if e.state is State.OK), key=lambda c: c.clip_id)
-        write_shard(
-            store,
-            (
-                StoredClip(c.clip_id, c.start_ms, journal.samples(c.clip_id), journal.entries[c.clip_id].source)
-                for c in here
-            ),
-            encoding=audioset.encoding,
+    with locked:
+        for output in (store, manifest, work / "finished.h5", work / "finished.tsv"):
+            remove_partial(output)
+        journal = Journal(work, (store, manifest))
+        _acquire(_Job(journal, progress), wanted, work, folders=folders, hdf5=hdf5, download=download)
+        entries = [replace(journal.entries[clip.clip_id], splits=clip.splits) for clip in wanted]
+        available = sorted((c for c, e in zip(wanted, entries) if e.state is State.OK), key=lambda c: c.clip_id)
+        stored = (
+            StoredClip(c.clip_id, c.start_ms, journal.samples(c.clip_id), journal.entries[c.clip_id].source)
+            for c in available
         )
+        write_shard(store, stored, encoding=encoding)
         write_manifest(manifest, entries)
         journal.finish(store, manifest)
-    counts: dict[str, int] = {}
-    for entry in entries:
-        counts[entry.state.value] = counts.get(entry.state.value, 0) + 1
-    return counts
+    return dict(Counter(entry.state.value for entry in entries))

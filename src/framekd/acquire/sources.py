@@ -1,26 +1,33 @@
-"""Audio that a lab already has: folders of files under several naming schemes, PaSST's HDF5 files of mp3 bytes, and
-shards of this project."""
+"""Audio in other layouts: reading local copies, and exporting the store for other projects.
+
+Read are folders of files under several naming schemes, PaSST's HDF5 files of mp3 bytes, and shards of this project.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
+import soundfile
 
 from framekd.audio import EXTENSIONS, DecodeError, decode
 from framekd.config import UserError
+from framekd.files import replacing
+from framekd.labels import parse_clip_id
 from framekd.manifest import Clip
-from framekd.store import FORMAT, Shard
+from framekd.store import FORMAT, Shard, Store
+from framekd.units import SAMPLE_RATE
 
-CLIP_SECONDS = 12.0
-"""A local file named by its video alone is the clip itself up to this length, and the whole video if it is longer."""
+LONGEST_CLIP = 12.0
+"""A file that is named by its video alone holds the clip if it is at most this long (seconds), else the whole video."""
 
 
 class Folder:
-    """A folder of audio, looked through once. Names: ID, YID, ID_start, ID_start_end (seconds or milliseconds)."""
+    """A folder of audio files, listed once. Names: ID, YID, ID_start, ID_start_end (seconds or milliseconds)."""
 
     name = "folder"
 
@@ -48,14 +55,14 @@ class Folder:
     def _decode(self, path: Path, clip: Clip, *, cut: bool) -> np.ndarray:
         if not path.resolve().is_relative_to(self.real):
             raise DecodeError(f"{path.name} is a link that leads out of the folder")
-        begin = decode(path, 0, CLIP_SECONDS + 0.5)
-        if cut and len(begin) > CLIP_SECONDS * 16_000:
+        begin = decode(path, 0, LONGEST_CLIP + 0.5)
+        if cut and len(begin) > LONGEST_CLIP * SAMPLE_RATE:
             return decode(path, clip.start_ms / 1000, (clip.end_ms - clip.start_ms) / 1000)
-        return begin[: round(CLIP_SECONDS * 16_000)]
+        return begin[: round(LONGEST_CLIP * SAMPLE_RATE)]
 
 
 def _stems(clip: Clip) -> Iterator[tuple[str, bool]]:
-    """File names that mean this clip, and whether the file may be the whole video; the most exact first."""
+    """Names that a file of this clip may have, most specific first, and whether it may hold the whole video."""
     starts, ends = _times(clip.start_ms), _times(clip.end_ms)
     for prefix in ("", "Y"):
         for start in starts:
@@ -73,9 +80,9 @@ def _times(ms: int) -> list[str]:
 
 
 class Mp3File:
-    """PaSST's layout: ``audio_name`` (Y<id>.mp3 as bytes) and ``mp3`` (the clip's mp3 file as uint8), clip by clip.
+    """PaSST's layout, one row per clip: ``audio_name`` (Y<id>.mp3 as bytes) and ``mp3`` (an mp3 file as uint8).
 
-    As in the authors' loader, the first channel is taken.
+    The first channel is used, as in the authors' loader.
     """
 
     name = "hdf5"
@@ -103,11 +110,11 @@ class Mp3File:
             return None
         with h5py.File(self.path, "r") as file:
             data = np.asarray(file["mp3"][row], np.uint8).tobytes()
-        return decode(data, channel="first")[: round(CLIP_SECONDS * 16_000)]
+        return decode(data, channel="first")[: round(LONGEST_CLIP * SAMPLE_RATE)]
 
 
 class Stored:
-    """Shards of this project, made elsewhere."""
+    """A shard of this project, made elsewhere."""
 
     name = "store"
 
@@ -129,10 +136,59 @@ def _hdf5(path: str) -> Source:
         with h5py.File(path, "r") as file:
             ours = file.attrs.get("format") == FORMAT
     except OSError:
-        ours = False  # told by Mp3File
+        ours = False  # Mp3File reports the error
     return Stored(path) if ours else Mp3File(path)
 
 
 def open_sources(folders: Iterable[str], hdf5: Iterable[str]) -> list[Source]:
-    """The local sources in the order in which they are asked."""
+    """The local sources, in the order in which they are searched."""
     return [*map(Folder, folders), *map(_hdf5, hdf5)]
+
+
+def export_folder(
+    shards: Iterable[str | Path], directory: str | Path, *, suffix: str = ".flac", name: str = "Y{clip_id}"
+) -> int:
+    """Write every clip to a file of its own.
+
+    Files that exist are left as they are; each is written whole or not at all.
+
+    Args:
+        shards: shards of the store.
+        suffix: .wav, .flac, .ogg or .mp3.
+        name: template of the file names; may contain {clip_id}, {ytid}, {start_ms} and {start} (seconds).
+    Returns:
+        Number of clips.
+    Raises:
+        UserError: two clips would have the same name.
+    """
+    store, directory = Store(shards), Path(directory)
+    written: dict[str, str] = {}
+    for i, clip in enumerate(store.ids):
+        ytid, start = parse_clip_id(clip)
+        stem = name.format(clip_id=clip, ytid=ytid, start_ms=start, start=f"{start / 1000:g}")
+        if stem in written:
+            raise UserError(f"{clip} and {written[stem]} would both be {stem}{suffix}; use {{clip_id}} in the name")
+        written[stem] = clip
+        path = directory / f"{stem}{suffix}"
+        if not path.exists():
+            with replacing(path) as aside:
+                soundfile.write(aside, store[i], SAMPLE_RATE)
+    return len(written)
+
+
+def export_hdf5(shards: Iterable[str | Path], path: str | Path) -> int:
+    """Write PaSST's layout: ``audio_name`` (Y<id>.mp3) and ``mp3`` (an mp3 file per clip).
+
+    Returns:
+        Number of clips.
+    """
+    store = Store(shards)
+    names = [f"Y{parse_clip_id(clip)[0]}.mp3" for clip in store.ids]
+    with replacing(path) as aside, h5py.File(aside, "w") as file:
+        file.create_dataset("audio_name", data=np.array([name.encode() for name in names], dtype="S20"))
+        rows = file.create_dataset("mp3", (len(names),), h5py.vlen_dtype(np.uint8))
+        for i in range(len(names)):
+            buffer = io.BytesIO()
+            soundfile.write(buffer, store[i], SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III")
+            rows[i] = np.frombuffer(buffer.getvalue(), np.uint8)
+    return len(names)

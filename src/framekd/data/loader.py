@@ -34,6 +34,7 @@ class Loader:
         device, resident: see :class:`Cutter`.
     Attributes:
         steps_per_epoch: optimiser steps of an epoch.
+        steps: optimiser steps of the whole training.
     Raises:
         ValueError: no clips, or balanced sampling of clips without labels.
     """
@@ -54,16 +55,12 @@ class Loader:
         self.clips, self.recipe, self.seed, self.soft_source = clips, recipe, seed, soft
         self.cutter = Cutter(clips, n_frames, device=device, resident=resident)
         self.steps_per_epoch = -(-recipe.epoch_clips // recipe.batch_size)
+        self.steps = recipe.epochs * self.steps_per_epoch
         self._slack = np.maximum(clips.samples // FRAME_SAMPLES - n_frames, 0)
         if soft is not None or not recipe.random_crop:
             self._slack = np.zeros_like(self._slack)
         self._weights = self._sampling_weights() if recipe.sampler == "balanced" else None
         self.order = lru_cache(maxsize=2)(self._order)
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the whole training."""
-        return self.recipe.epochs * self.steps_per_epoch
 
     def _sampling_weights(self) -> np.ndarray:
         clip, label, amount = self.clips.activity()
@@ -123,11 +120,7 @@ class MixedLoader:
     def __init__(self, loaders: Sequence[Loader]) -> None:
         self.loaders = list(loaders)
         self.steps_per_epoch = self.loaders[0].steps_per_epoch
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the whole training."""
-        return self.loaders[0].steps
+        self.steps = self.loaders[0].steps
 
     def batch(self, step: int) -> Batch:
         """The batches of optimiser step `step` of all loaders, joined in the loaders' order."""

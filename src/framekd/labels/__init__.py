@@ -1,7 +1,7 @@
-"""AudioSet's published label files: strict readers, and the class lists that follow from them (Sec. 3.1).
+"""AudioSet's published label files: readers, and the class lists that follow from them (Sec. 3.1).
 
-A clip is named ``{ytid}_{start in ms}`` everywhere, in the strong files as in the weak ones (which spell the same thing
-in three columns). YouTube ids may hold underscores and may begin with a hyphen.
+A clip's id is ``{ytid}_{start in ms}``, also for the weak files, which have it in three columns. YouTube ids may
+contain underscores and may begin with a hyphen.
 """
 
 from framekd.labels.classes import PUBLISHED_COUNTS, ClassList, check_classes, derive_classes, known_strong, known_weak
@@ -9,14 +9,17 @@ from framekd.labels.files import (
     STRONG_HEADER,
     StrongLabels,
     WeakLabels,
+    clip_id,
+    parse_clip_id,
     read_display_names,
     read_strong,
     read_strong_labels,
     read_weak_classes,
     read_weak_segments,
     strong_classes,
+    valid_mid,
+    valid_ytid,
 )
-from framekd.labels.ids import clip_id, parse_clip_id, valid_mid, valid_ytid
 
 __all__ = [
     "PUBLISHED_COUNTS",

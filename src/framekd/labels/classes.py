@@ -1,4 +1,4 @@
-"""Lists of classes: how they follow from label files, and the published ones (Sec. 3.1)."""
+"""Class lists: derived from label files, and the published ones (Sec. 3.1)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from framekd.config import UserError
 
 PUBLISHED_COUNTS = (447, 416, 407)
-"""Strong classes of training, of evaluation, and of both."""
+"""Number of strong classes of training, of evaluation, and in both."""
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """Classes in their order: the index of a class is its row in every score and target array."""
+    """Ordered classes; the index of a class is its row in every array of scores or targets."""
 
     mids: tuple[str, ...]
     names: tuple[str, ...]
@@ -32,7 +32,7 @@ class ClassList:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> ClassList:
-        """A list of classes that have no ids but their names (downstream tasks)."""
+        """A class list whose ids are the names (downstream tasks)."""
         names = tuple(names)
         return cls(names, names)
 
@@ -62,7 +62,7 @@ class ClassList:
 
 
 def derive_classes(labels: Iterable[str], names: dict[str, str], *, source: str = "labels") -> ClassList:
-    """The class list of the mids that occur: sorted by display name, as the authors' lists are."""
+    """The classes of the mids that occur, sorted by display name as in the authors' lists."""
     found = set(labels)
     unknown = sorted(found - names.keys())
     if unknown:
@@ -74,7 +74,7 @@ def derive_classes(labels: Iterable[str], names: dict[str, str], *, source: str 
 def check_classes(
     train: ClassList, evaluated: ClassList, common: ClassList, *, expected: tuple[int, int, int] | None
 ) -> tuple[ClassList, ClassList, ClassList]:
-    """Return the three lists if they are as expected (see :func:`strong_classes`)."""
+    """Return the three lists; UserError if they are not as expected (see :func:`strong_classes`)."""
     found = (len(train), len(evaluated), len(common))
     if expected is None:
         return train, evaluated, common
@@ -106,7 +106,7 @@ def _vocabulary(name: str) -> list[dict[str, str]]:
 
 @lru_cache(maxsize=1)
 def known_strong() -> tuple[ClassList, ClassList, ClassList]:
-    """The published strong classes without any file: (447 train, 416 eval, 407 common), sorted by display name."""
+    """The published strong classes, without label files: (447 train, 416 eval, 407 common), sorted by display name."""
     rows = _vocabulary("strong_labels.tsv")
 
     def those(keep) -> ClassList:
@@ -122,6 +122,6 @@ def known_strong() -> tuple[ClassList, ClassList, ClassList]:
 
 @lru_cache(maxsize=1)
 def known_weak() -> ClassList:
-    """The 527 published weak classes in their order, without any file."""
+    """The 527 published weak classes in their published order, without label files."""
     rows = _vocabulary("weak_labels.tsv")
     return ClassList(tuple(row["mid"] for row in rows), tuple(row["name"] for row in rows))

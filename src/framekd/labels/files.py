@@ -1,8 +1,12 @@
-"""Strict readers of AudioSet's published label files; an error names the file, the line and what was expected."""
+"""Readers of AudioSet's published label files, and the ids in them.
+
+A malformed line is an error that names the file, the line and what was expected.
+"""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +15,39 @@ import numpy as np
 
 from framekd.config import UserError
 from framekd.labels.classes import ClassList, check_classes, derive_classes
-from framekd.labels.ids import clip_id, parse_clip_id, valid_mid
 
+_YTID = re.compile(r"[A-Za-z0-9_-]{11}")
+_CLIP = re.compile(r"([A-Za-z0-9_-]{11})_(0|[1-9][0-9]{0,8})")
+_MID = re.compile(r"/[a-z]{1,2}/[A-Za-z0-9_]{1,24}")
 STRONG_HEADER = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+
+
+def valid_ytid(text: str) -> bool:
+    """Whether `text` is a YouTube id: eleven letters, digits, underscores or hyphens."""
+    return _YTID.fullmatch(text) is not None
+
+
+def clip_id(ytid: str, start_ms: int) -> str:
+    """Id of the clip of video `ytid` that begins at `start_ms` milliseconds."""
+    if not valid_ytid(ytid) or start_ms < 0:
+        raise ValueError(f"not a clip: video {ytid[:40]!r} at {start_ms} ms")
+    return f"{ytid}_{start_ms}"
+
+
+def parse_clip_id(text: str) -> tuple[str, int]:
+    """Split a clip id into (YouTube id, start in milliseconds); ValueError if it is malformed."""
+    match = _CLIP.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"{text[:40]!r} is not a segment id; expected the 11 characters of a YouTube id, an underscore "
+            "and the start in milliseconds"
+        )
+    return match[1], int(match[2])
+
+
+def valid_mid(text: str) -> bool:
+    """Whether `text` is the id of a class, such as '/m/09x0r'."""
+    return _MID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -62,7 +96,7 @@ class WeakLabels:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a text file; a missing or unreadable file is the user's to mend."""
+    """Numbered lines of a text file; UserError if it is missing or not text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, line in enumerate(file, 1):
@@ -74,7 +108,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 class _Ids:
-    """Numbers for texts, in order of first appearance; each new text is checked once."""
+    """Numbers texts in order of first appearance, and checks each new text once."""
 
     def __init__(self) -> None:
         self.number: dict[str, int] = {}
@@ -95,8 +129,11 @@ def _check_mid(text: str) -> None:
 def read_strong(path: str | Path) -> StrongLabels:
     """Read a strong TSV (segment_id, start_time_seconds, end_time_seconds, label).
 
-    A malformed line is a :class:`UserError` that names the file, the line and what was expected. An event of length 0
-    is kept (it marks no frame); one that ends before it begins, or outside 0 to 60 s, is refused.
+    An event of length 0 is kept (it marks no frame). An event that ends before it begins, or lies outside 0 to 60 s, is
+    refused.
+
+    Raises:
+        UserError: the file is missing, or a line is malformed.
     """
     path = Path(path)
     clips, labels = _Ids(), _Ids()
@@ -137,7 +174,11 @@ def read_strong(path: str | Path) -> StrongLabels:
 
 
 def read_weak_segments(path: str | Path) -> WeakLabels:
-    """Read a weak segments CSV: comment lines, then ``YTID, start, end, "mid,mid"``. Errors name the line."""
+    """Read a weak segments CSV: comment lines, then ``YTID, start, end, "mid,mid"``.
+
+    Raises:
+        UserError: the file is missing, or a line is malformed.
+    """
     path = Path(path)
     clips: dict[str, int] = {}
     labels = _Ids()
@@ -155,7 +196,7 @@ def read_weak_segments(path: str | Path) -> WeakLabels:
             name = clip_id(ytid, a)
             if name in clips:
                 raise ValueError(f"clip {name} occurs twice (first as clip {clips[name] + 1})")
-            # A clip that lists a label twice has it once.
+            # A dictionary, because a clip may list a label twice.
             found = {labels.of(m.strip(), _check_mid): None for m in mids.strip('"').split(",")}
         except ValueError as error:
             what = 'expected YTID, start, end, "mid,mid"' if line.count(",") < 3 else str(error)
@@ -212,10 +253,16 @@ def strong_classes(
     *,
     expected: tuple[int, int, int] | None = (447, 416, 407),
 ) -> tuple[ClassList, ClassList, ClassList]:
-    """Strong classes as the files have them: (train, eval, common), each sorted by display name.
+    """Derive the strong classes from the label files.
 
-    With the published counts expected, the lists are held against the known ones too; a difference is a
-    :class:`UserError` that names the classes.
+    Args:
+        train_tsv, eval_tsv: strong label files.
+        names: mid_to_display_name.tsv, or its content.
+        expected: numbers of classes; None accepts any. With the published numbers, the classes are compared too.
+    Returns:
+        (train, eval, common), each sorted by display name.
+    Raises:
+        UserError: the classes are not as expected.
     """
     names = names if isinstance(names, dict) else read_display_names(names)
     train = derive_classes(read_strong_labels(train_tsv), names, source=str(train_tsv))

@@ -1,21 +1,18 @@
-"""Metrics of sound event detection: exact, in bounded memory, on all cores. See docs/evaluation.md."""
+"""Metrics of sound event detection, exact and in bounded memory. See docs/evaluation.md."""
 
-from framekd.metrics._tiles import FRAME_SECONDS, frame_stamps
 from framekd.metrics.bootstrap import Interval, bootstrap_psds1
-from framekd.metrics.decode import decode_events
+from framekd.metrics.cross_check import CrossCheck
+from framekd.metrics.event_based import EventF1, decode_events, event_f1, intersection_f1, onset_f1
 from framekd.metrics.filters import median_filter, window_frames
-from framekd.metrics.intersection import intersection_f1
-from framekd.metrics.onset import EventF1, event_f1, onset_f1
+from framekd.metrics.inputs import Truth, evaluation_classes, frame_stamps, prepare_truth
 from framekd.metrics.psds import PSDS, PSDSResult, psds1
-from framekd.metrics.segments import AUROC, SegmentAUROC, segment_auroc
-from framekd.metrics.tagging import MAP, mean_average_precision
-from framekd.metrics.truth import Truth, evaluation_classes, prepare_truth
+from framekd.metrics.ranking import AUROC, MAP, SegmentAUROC, mean_average_precision, segment_auroc
 
 __all__ = [
     "AUROC",
-    "FRAME_SECONDS",
     "MAP",
     "PSDS",
+    "CrossCheck",
     "EventF1",
     "Interval",
     "PSDSResult",

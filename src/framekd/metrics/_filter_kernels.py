@@ -7,9 +7,9 @@ _TILE = 64
 
 
 def _median_rows(scores, source, pairs, middle, out):
-    """out [clips, frames, classes]: rank `middle` of each window, by compare-exchange of whole rows of classes.
+    """Write rank `middle` of each window to out [clips, frames, classes], by compare-exchange of rows of classes.
 
-    source [frames, window]: the frames in each window (reflection done); pairs [comparators, 2]: the network.
+    source [frames, window]: frames of each window, reflected; pairs [comparators, 2]: the network.
     Returns -1, or the first clip with NaN.
     """
     n_clips, n_frames, n_classes = scores.shape
@@ -23,7 +23,7 @@ def _median_rows(scores, source, pairs, middle, out):
                 for w in range(window):
                     frame = scores[n, source[t, w], c0 : c0 + width]
                     row = rows[w]
-                    for k in range(np.uint64(width)):  # unsigned: no look for negative indices, so it is vectorised
+                    for k in range(np.uint64(width)):  # unsigned: vectorised, without a check for negative indices
                         row[k] = frame[k]
                 for p in range(pairs.shape[0]):
                     low, high = rows[pairs[p, 0]], rows[pairs[p, 1]]

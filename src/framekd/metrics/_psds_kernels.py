@@ -1,9 +1,11 @@
-"""Compiled parts of the PSDS: from score curves to changes of the counts, and from changes to the curve.
+"""Compiled loops of the PSDS and of its bootstrap: changes of the counts per threshold, and curves from changes.
 
-A change point (s, f, t) says: when the threshold falls to s, false positives grow by f and true positives by t.
-Thresholds between which more than `limit` false positives have been seen can never come back onto the curve, because
-further clips only add; the changes within such a dead interval are therefore summed into its upper end.
-Explicit signatures: compiled once, when the module is first imported, and kept on disk.
+A change point (s, f, t) means: when the threshold falls to s, false positives grow by f and detected events by t.
+False positives only add up over clips. So once a class has more than `limit` of them at every threshold of an interval,
+that "dead" interval stays off the curve, and its changes are summed into its upper end.
+
+Every function has an explicit signature: numba compiles it when this module is imported and keeps it on disk. Import it
+through `framekd.metrics._compile.kernels`: the median filter has its own module, because this one compiles for 8 s.
 """
 
 from typing import Any
@@ -16,15 +18,15 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"
 
 @njit("f8(f8)", **_OPTIONS)
 def _micro(x):
-    """Rounded to 6 decimals as numpy.round does it (the reference's time_decimals)."""
+    """Round to 6 decimals as numpy.round does (sed_scores_eval's time_decimals)."""
     return np.rint(x * 1e6) / 1e6
 
 
 @njit("UniTuple(i8, 2)(f8[::1], f8, f8[::1], f8[::1], f8[::1], f8, f8, f8[::1])", **_OPTIONS)
 def count_at(column, threshold, stamps, onsets, offsets, dtc, gtc, covered):
-    """False positives and detected events of one clip and class when every score >= threshold is a detection.
+    """False positives and detected events of one clip and class at one threshold (detection: score >= threshold).
 
-    column [frames]; stamps [frames + 1] seconds; onsets and offsets [events] seconds; covered [events] is scratch.
+    column [frames]; stamps [frames + 1] seconds; onsets and offsets [events] seconds; covered [events] is a buffer.
     """
     n_frames, n_events = column.shape[0], onsets.shape[0]
     covered[:n_events] = 0.0
@@ -64,7 +66,7 @@ def _push(score, fp, tp, k, buf_s, buf_fp, buf_tp, count):
 
 @njit(inline="always")
 def _alive(score, hi, lo, tail):
-    """Whether a change at this score has to be kept by itself: outside the dead interval lo < s <= hi."""
+    """Whether a change at this score is kept by itself: it lies outside the dead interval lo < s <= hi."""
     return score > hi or (not tail and score <= lo)
 
 
@@ -73,7 +75,7 @@ def _alive(score, hi, lo, tail):
     **_OPTIONS,
 )
 def _cell_without_events(column, k, hi, lo, tail, buf_s, buf_fp, buf_tp, count):
-    """Every detection is false: one more at each local maximum of the curve, one less at each local minimum."""
+    """Every detection is false: one more at each local maximum of the score, one less at each local minimum."""
     n_frames = column.shape[0]
     absorbed = 0
     before = -np.inf
@@ -100,7 +102,7 @@ def _cell_without_events(column, k, hi, lo, tail, buf_s, buf_fp, buf_tp, count):
 def _cell_with_events(
     column, stamps, onsets, offsets, dtc, gtc, k, hi, lo, tail, buf_s, buf_fp, buf_tp, count, covered
 ):
-    """Walk the distinct scores downwards and count; inside the dead interval only its lower end is counted."""
+    """Count at each distinct score, downwards; inside the dead interval only at its lower end."""
     order = np.sort(column[column > hi]) if tail else np.sort(column)
     fp_before, tp_before = 0, 0
     for i in range(order.shape[0] - 1, -1, -1):
@@ -117,9 +119,9 @@ def _cell_with_events(
 
 @njit(inline="always")
 def _cells_without_events(clip, cells, hi, lo, tail, buf_s, buf_fp, buf_tp, count, pushed):
-    """As _cell_without_events for many classes at once, frame by frame, for curves without -inf unless tail.
+    """As _cell_without_events for many classes at once, frame by frame; no -inf in the scores unless `tail`.
 
-    clip [frames, classes]; cells: the classes meant. Most scores lie in the dead interval and are passed by.
+    clip [frames, classes]; cells: the classes to count. Most scores lie in the dead interval and are skipped.
     """
     n_frames = clip.shape[0]
     for k in cells:
@@ -135,7 +137,7 @@ def _cells_without_events(clip, cells, hi, lo, tail, buf_s, buf_fp, buf_tp, coun
                     _push(score, delta, 0, k, buf_s, buf_fp, buf_tp, count)
                     pushed[k] += delta
     for k in cells:
-        # at the lowest threshold the whole curve is one detection: what was not pushed was absorbed
+        # at the lowest threshold the whole clip is one detection; the dead interval takes what was not pushed
         if not tail[k] and pushed[k] != 1:
             _push(hi[k], 1 - pushed[k], 0, k, buf_s, buf_fp, buf_tp, count)
 
@@ -144,11 +146,11 @@ def _block(
     scores, top, low, rows, first, c0, c1, ev_start, ev_class, ev_on, ev_off, stamps, dtc, gtc,
     buf_s, buf_fp, buf_tp, count, hi, lo, tail,
 ):  # fmt: skip
-    """Changes of the classes c0 … c1-1 in a block of clips, appended to the classes' buffers.
+    """Append the change points of classes c0 to c1 - 1 in a block of clips to the classes' buffers.
 
-    scores [clips, frames, classes]; top, low [clips, classes]: the highest and lowest score of each curve; rows
-    [clips]: the clips' places in the event table (ev_start, sorted by class); first: clip to begin with.
-    Returns the next clip to do: all done if that is the number of clips, else a buffer wants to be compacted.
+    scores [clips, frames, classes]; top, low [clips, classes]: highest and lowest score over time; rows [clips]: the
+    clips' rows in ev_start, whose events are sorted by class; first: clip to begin with.
+    Returns the next clip: the number of clips if all are done, else a buffer is full and must be compacted.
     """
     n_clips, n_frames = scores.shape[0], scores.shape[1]
     width = c1 - c0
@@ -179,7 +181,7 @@ def _block(
             elif highest <= hi[k] and tail[k]:
                 pass
             elif highest <= hi[k] and lowest > lo[k]:
-                # the whole curve lies in the dead interval: it ends as one detection
+                # all scores lie in the dead interval and make one detection at its lower end
                 _push(hi[k], 1, 0, k, buf_s, buf_fp, buf_tp, count)
             elif tail[k] or lowest > -np.inf:
                 listed[cells] = k
@@ -203,10 +205,10 @@ block = njit([_BLOCK.format("f4"), _BLOCK.format("f8")], **_OPTIONS)(_block)
 
 @njit("Tuple((i8, f8, f8, b1))(i8[::1], f8[::1], i4[::1], i4[::1], i8, f8[::1], i4[::1], i4[::1])", **_OPTIONS)
 def compact(order, score, fp, tp, limit, out_s, out_fp, out_tp):
-    """Sum equal scores and dead intervals. order: ascending argsort of score. Written to out_*, descending.
+    """Sum change points of equal scores and of dead intervals into out_*, descending. order: argsort of score.
 
-    Returns (entries written, hi, lo, tail): the dead interval lo < s <= hi that swallowed most entries; tail says
-    that it has no lower end. hi = -inf: none yet.
+    Returns (entries written, hi, lo, tail): the dead interval lo < s <= hi with the most entries; tail: it has no lower
+    end. hi = -inf: there is none yet.
     """
     written = 0
     total_fp = 0
@@ -241,14 +243,14 @@ def compact(order, score, fp, tp, limit, out_s, out_fp, out_tp):
         out_tp[written] = d_tp
         written += 1
     if dead:
-        # open below: whatever else comes at or under its upper end is off the curve for good
+        # no lower end: every threshold at or below `start` stays off the curve
         hi, lo, tail = start, -np.inf, True
     return written, hi, lo, tail
 
 
 @njit("void(f8[::1], i4[::1], i4[::1], i8, i8[::1])", **_OPTIONS)
 def best_hits(score, fp, tp, n, best):
-    """best[f]: most detected events at any threshold with at most f false positives. Entries descending, distinct."""
+    """best[f]: most detected events with at most f false positives. Entries in descending order of distinct scores."""
     best[:] = 0
     total_fp, total_tp = 0, 0
     for i in range(n):
@@ -259,3 +261,29 @@ def best_hits(score, fp, tp, n, best):
     for f in range(1, best.shape[0]):
         if best[f] < best[f - 1]:
             best[f] = best[f - 1]
+
+
+@njit("b1(f8[::1], i4[::1], i4[::1], i4[::1], i4[::1], i8[::1], i8, f8[::1])", **_OPTIONS)
+def weighted_hits(score, fp, tp, clip, firm, weight, limit, best):
+    """best[f]: most detected events with at most f false positives, f = 0 … limit, for weighted clips.
+
+    Entries (score, fp, tp, clip) are in descending order of score. firm: clips without the class that have a detection
+    at every threshold below the entries. Returns whether those thresholds are off the curve: the entries suffice.
+    """
+    best[: limit + 1] = 0.0
+    total_fp, total_tp = 0, 0
+    i, n = 0, score.shape[0]
+    while i < n:
+        value = score[i]
+        while i < n and score[i] == value:
+            total_fp += weight[clip[i]] * fp[i]
+            total_tp += weight[clip[i]] * tp[i]
+            i += 1
+        if total_fp <= limit and total_tp > best[total_fp]:
+            best[total_fp] = total_tp
+    for f in range(1, limit + 1):
+        best[f] = max(best[f], best[f - 1])
+    certain = 0
+    for j in range(firm.shape[0]):
+        certain += weight[firm[j]]
+    return certain > limit

@@ -1,7 +1,7 @@
-"""How far PSDS1 would move with other clips: bootstrap over the evaluation's clips.
+"""Bootstrap interval of PSDS1: how much it would vary on other clips.
 
-Beside the spread over seeds, which says how far it moves with another training run. Every resample draws as many clips
-as there are, with replacement, and evaluates them exactly: duration, number of events and curve all follow the draw.
+The spread over seeds is another quantity: it says how much PSDS1 varies between training runs. Every resample draws as
+many clips as there are, with replacement, and is evaluated exactly, with its own duration and number of events.
 """
 
 from __future__ import annotations
@@ -16,13 +16,22 @@ import numpy as np
 
 from framekd.config import UserError
 from framekd.metrics._compile import cores, kernels
-from framekd.metrics._tiles import as_numpy, check_stamps, exact_type, false_positive_limit, frame_stamps
-from framekd.metrics.truth import Events, Truth, check_same_clips, prepare_truth
+from framekd.metrics.inputs import (
+    Events,
+    Truth,
+    as_numpy,
+    check_same_clips,
+    check_stamps,
+    exact_type,
+    frame_stamps,
+    prepare_truth,
+)
+from framekd.metrics.psds import false_positive_limit
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Percentile interval of PSDS1 over resampled clips; value: PSDS1 of the clips themselves."""
+    """Percentile interval of PSDS1 over resampled clips. `value` is the PSDS1 of all clips, each once."""
 
     value: float
     low: float
@@ -45,7 +54,7 @@ class Interval:
 
 
 class _Changes:
-    """Change points of every class with their clips, above the score below which no resample's curve reaches."""
+    """Change points of every class with their clips, down to the lowest score that a resample's curve can reach."""
 
     def __init__(self, scores: Any, truth: Truth, columns: list[int], stamps: Any, dtc: float, gtc: float) -> None:
         self.truth = truth
@@ -70,7 +79,7 @@ class _Changes:
         return np.ascontiguousarray(values[:, self._columns], dtype=exact_type(values.dtype))
 
     def collect(self, keep: int) -> None:
-        """Fill entries[class] = (score, fp, tp, clip), descending; keep: clips without the class to go down to."""
+        """Fill entries[class] = (score, fp, tp, clip), descending, down to the `keep`-th clip without the class."""
         n_clips, n_classes = self.top.shape
         top = np.where(self.without, self.top, -np.inf)
         bound = np.full(n_classes, -np.inf)
@@ -107,8 +116,8 @@ class _Changes:
 
 
 def _evaluate(changes: _Changes, weight: np.ndarray, e_max: float, alpha_st: float) -> float | None:
-    """PSDS with clips counted `weight` [clips] times; None if the entries do not reach far enough down."""
-    truth, hits = changes.truth, kernels("bootstrap").weighted_hits
+    """PSDS with clips counted `weight` [clips] times. None if the entries do not go down far enough."""
+    truth, hits = changes.truth, kernels("psds").weighted_hits
     seconds = float(weight @ truth.durations)
     limit = false_positive_limit(seconds, e_max)
     limit = min(limit, int(weight.sum()) * (len(changes.stamps) // 2 + 1))
@@ -121,7 +130,7 @@ def _evaluate(changes: _Changes, weight: np.ndarray, e_max: float, alpha_st: flo
         enough = hits(*entries, changes.firm[k], weight, limit, best[k])
         if not (enough or changes.all_kept[k]):
             return None
-    present = events > 0  # a class whose events were all left out of the draw has no rate
+    present = events > 0  # a class without any event in the draw has no rate
     rate = best[present] / events[present, None]
     if alpha_st == 0:
         return float((rate @ widths).mean())
@@ -146,10 +155,18 @@ def bootstrap_psds1(
     threads: int | None = None,
     **options: Any,
 ) -> Interval:
-    """Percentile interval of PSDS1 over `resamples` draws of the clips. Arguments as for `psds1`.
+    """Percentile interval of PSDS1 over `resamples` draws of the clips.
 
-    scores may be a mapping that reads from a file: it is read two or more times, a clip at a time. Classes whose events
-    are all missing from a draw are left out of that draw's mean. options: those of `prepare_truth`.
+    A class without any event in a draw is left out of that draw's mean.
+
+    Args:
+        scores, ground_truth, durations, classes, timestamps, clips, variance_penalty: as for `psds1`. A mapping is read
+            two or more times, one clip at a time, so it may read from a file.
+        seed: seed of the draws.
+        resamples: number of draws.
+        level: share of the draws inside the interval, between 0 and 1.
+        dtc, gtc, e_max, threads: as for `PSDS`.
+        options: arguments of `prepare_truth`.
     """
     if resamples < 1 or not 0 < level < 1:
         raise ValueError("resamples must be at least 1 and level lie between 0 and 1.")
@@ -165,7 +182,6 @@ def bootstrap_psds1(
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     weights = np.concatenate((np.ones((1, n), dtype=np.int64), draws))
     keep = int(1.2 * false_positive_limit(truth.seconds, e_max)) + 100
-    kernels("bootstrap")
     while True:
         changes.collect(keep)
         with ThreadPoolExecutor(cores(threads)) as pool:

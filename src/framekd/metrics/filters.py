@@ -1,4 +1,4 @@
-"""Median filter over time with scipy's semantics, for numpy and torch, CPU and GPU."""
+"""Median filter over time, equal to scipy's, for numpy and torch on CPU and GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from framekd.config import UserError
 from framekd.metrics._compile import cores, kernels
-from framekd.metrics._tiles import FRAME_SECONDS
+from framekd.units import FRAME_SECONDS
 
 
 def window_frames(seconds: float, frame_seconds: float = FRAME_SECONDS) -> int:
@@ -22,9 +22,9 @@ def window_frames(seconds: float, frame_seconds: float = FRAME_SECONDS) -> int:
 
 @lru_cache(maxsize=32)
 def selection_network(window: int) -> np.ndarray:
-    """[comparators, 2] compare-exchanges that bring rank window // 2 (from 0) to that very place.
+    """Compare-exchanges [comparators, 2] that put rank window // 2 (from 0) at index window // 2.
 
-    Batcher's odd-even merge sort without the exchanges that the wanted output does not depend on.
+    Batcher's odd-even merge sort, without the exchanges on which that output does not depend.
     """
     pairs: list[tuple[int, int]] = []
     size = 1
@@ -47,7 +47,7 @@ def selection_network(window: int) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def window_source(n_frames: int, window: int) -> np.ndarray:
-    """[frames, window] frames t - window // 2 … of each window, reflected at the edges (c b a | a b c | c b a)."""
+    """Frames of each window, from t - window // 2: [frames, window], reflected at the edges (c b a | a b c | c b a)."""
     index = np.arange(n_frames)[:, None] + np.arange(window)[None, :] - window // 2
     index %= 2 * n_frames
     return np.ascontiguousarray(np.where(index < n_frames, index, 2 * n_frames - 1 - index), dtype=np.int64)
@@ -61,13 +61,21 @@ def median_filter(
     frame_seconds: float = FRAME_SECONDS,
     threads: int | None = None,
 ) -> Any:
-    """Median over time of every class: scores [..., frames, classes], same shape, type and device back.
+    """Median over time of every class, equal to scipy.ndimage.median_filter(mode="reflect").
 
-    Equal to scipy.ndimage.median_filter(mode="reflect"): for an even window the upper median of frames
-    t - m/2 … t + m/2 - 1, so blocks of 12 frames come out 13 long. The paper uses 0.48 s (12 frames of 40 ms).
-    seconds, frame_seconds: length of the window and of a frame; frames: the window in frames instead.
-    An element is picked, never averaged, so filtering logits or probabilities gives the same ranks.
-    Raises UserError for NaN and for arrays of less than two dimensions.
+    For an even window of m frames it is the upper median of frames t - m/2 … t + m/2 - 1, so a block of 12 frames
+    becomes 13 frames long. It picks an element and never averages, so logits and probabilities give the same ranks.
+
+    Args:
+        scores: [..., frames, classes], numpy or torch on any device.
+        seconds: length of the window; the paper uses 0.48 s (12 frames of 40 ms).
+        frames: length of the window in frames, instead of `seconds`.
+        frame_seconds: length of a frame.
+        threads: number of threads; None: all cores.
+    Returns:
+        The filtered scores: same shape, type and device.
+    Raises:
+        UserError: a score is NaN, or there are fewer than two dimensions.
     """
     window = window_frames(seconds, frame_seconds) if frames is None else int(frames)
     if window < 1:
@@ -110,7 +118,7 @@ def _filter_numpy(scores: np.ndarray, window: int, threads: int) -> np.ndarray:
 
 
 def _filter_tensor(scores: Any, window: int) -> Any:
-    """The same network on whole tensors, on their device; a few clips at a time to bound the memory."""
+    """The same network on whole tensors, on their device, 64 clips at a time to bound the memory."""
     import torch
 
     blocks = scores.detach().reshape(-1, *scores.shape[-2:])

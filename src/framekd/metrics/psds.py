@@ -1,8 +1,9 @@
-"""Polyphonic Sound Detection Score, exact, for scores that come clip by clip.
+"""Polyphonic Sound Detection Score (PSDS), exact, for scores that arrive clip by clip.
 
 Definition: Bilen et al., ICASSP 2020, computed for all thresholds at once (Ebbers et al., ICASSP 2022), as in
-sed_scores_eval's intersection_based.psds without cross triggers. PSDS1 of the paper: dtc = gtc = 0.7, e_max = 100 false
-positives per hour, and the mean over classes (alpha_st = 0) or the mean minus the standard deviation (alpha_st = 1).
+sed_scores_eval's intersection_based.psds without cross triggers. PSDS1 of the paper has dtc = gtc = 0.7 and at most
+e_max = 100 false positives per hour; alpha_st = 0 takes the mean over classes, alpha_st = 1 the mean minus the standard
+deviation.
 """
 
 from __future__ import annotations
@@ -16,19 +17,33 @@ import numpy as np
 
 from framekd.config import UserError
 from framekd.metrics._compile import cores, kernels
-from framekd.metrics._tiles import Tile, as_numpy, check_stamps, exact_type, false_positive_limit, frame_stamps
-from framekd.metrics.truth import Events, check_same_clips, first_five, prepare_truth
+from framekd.metrics.inputs import (
+    Events,
+    Truth,
+    as_numpy,
+    check_same_clips,
+    check_stamps,
+    exact_type,
+    first_five,
+    frame_stamps,
+    portions,
+    prepare_truth,
+)
 
-_BLOCK = 32  # clips handed to the threads at a time: 13 MB of scores at 250 x 407
+_BLOCK = 32  # clips that the threads count at a time: 13 MB of scores at 250 x 407
+_ROOM = 2048  # change points of a class that are collected before they are first summed and pruned
 
 
 @dataclass(frozen=True)
 class PSDSResult:
-    """A PSDS with all that is needed to find out why another one differs.
+    """A PSDS, with the settings and counts that explain why another one differs.
 
-    value: 0..1 under `settings`; per_class: {class: PSDS of that class}, without penalty; efpr [limit + 1]: false
-    positives per hour; tpr [classes, limit + 1]: highest true-positive rate with at most that many false positives;
-    common: the same on the intersection with the list of clips given.
+    Attributes:
+        value: 0..1, under `settings`.
+        per_class: {class: PSDS of that class}, without penalty.
+        efpr: [limit + 1] false positives per hour.
+        tpr: [classes, limit + 1] highest true-positive rate with at most that many false positives.
+        common: the result on `common_clips`, if they were given.
     """
 
     value: float
@@ -46,17 +61,17 @@ class PSDSResult:
     common: PSDSResult | None = None
 
     def at(self, alpha_st: float) -> float:
-        """PSDS with another penalty of the spread between classes: 0 none, 1 DCASE's. No re-evaluation."""
+        """PSDS with another penalty for the spread between classes: 0 none, 1 DCASE's."""
         return _area(self.efpr, self.tpr, self.settings["e_max"], alpha_st)
 
     @property
     def mean_curve(self) -> np.ndarray:
-        """[limit + 1] effective true-positive rate under the result's own alpha_st, over efpr."""
+        """Effective true-positive rate [limit + 1] over `efpr`, with the result's own alpha_st."""
         alpha = self.settings["alpha_st"]
         return np.maximum(self.tpr.mean(0) - alpha * self.tpr.std(0), 0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the curves, ready for JSON."""
+        """All values but the curves, ready for JSON."""
         return {
             "value": self.value,
             "with_penalty": self.at(1.0),
@@ -89,14 +104,78 @@ def _area(efpr: np.ndarray, tpr: np.ndarray, e_max: float, alpha_st: float) -> f
     return float(np.maximum(tpr.mean(0) - alpha_st * tpr.std(0), 0.0) @ widths)
 
 
-class PSDS:
-    """PSDS of scores that arrive in any order and any portions; memory does not grow with the number of clips.
+def false_positive_limit(seconds: float, e_max: float) -> int:
+    """Largest number of false positives of a class that is on the curve, in the float arithmetic of its cut-off."""
+    limit = int(e_max * seconds / 3600) + 2
+    while limit > 0 and limit / seconds * 3600 > e_max:
+        limit -= 1
+    return limit
 
-    classes: evaluated classes; ground_truth {clip: [(onset, offset, class), …]}; durations {clip: seconds};
-    timestamps [frames + 1] seconds (None: 40-ms frames up to 10 s); score_classes: names of the scores' columns where
-    they are not `classes` themselves (a model with 447 outputs, 407 evaluated); common_clips: evaluate the clips that
-    are also in this list too (result().common); notes: further settings to be carried by the result (e.g. the median
-    filter); the other options as in `prepare_truth`. Raises UserError for inputs that do not fit together.
+
+class _Tile:
+    """Change points of the classes c0 to c1 - 1. One thread at a time works on a tile."""
+
+    def __init__(self, c0: int, c1: int, limit: int, n_frames: int) -> None:
+        self.c0, self.c1, self.limit = c0, c1, limit
+        width, room = c1 - c0, _ROOM + 2 * n_frames
+        self.score = np.empty((width, room))
+        self.fp = np.empty((width, room), dtype=np.int32)
+        self.tp = np.empty((width, room), dtype=np.int32)
+        self.count = np.zeros(width, dtype=np.int64)
+        self.hi = np.full(width, -np.inf)
+        self.lo = np.full(width, -np.inf)
+        self.tail = np.zeros(width, dtype=np.bool_)
+
+    def compact(self) -> None:
+        """Sort, sum and prune the change points of every class. Double the room if they still fill half of it."""
+        compact = kernels("psds").compact
+        most = int(self.count.max())
+        out = np.empty(most), np.empty(most, dtype=np.int32), np.empty(most, dtype=np.int32)
+        for k, n in enumerate(self.count):
+            order = np.argsort(self.score[k, :n])
+            m, self.hi[k], self.lo[k], self.tail[k] = compact(
+                order, self.score[k, :n], self.fp[k, :n], self.tp[k, :n], self.limit, *out
+            )
+            self.score[k, :m], self.fp[k, :m], self.tp[k, :m] = out[0][:m], out[1][:m], out[2][:m]
+            self.count[k] = m
+        if 2 * self.count.max() > self.score.shape[1]:
+            self.score = np.concatenate((self.score, np.empty_like(self.score)), axis=1)
+            self.fp = np.concatenate((self.fp, np.empty_like(self.fp)), axis=1)
+            self.tp = np.concatenate((self.tp, np.empty_like(self.tp)), axis=1)
+
+    def add(
+        self, scores: tuple[np.ndarray, ...], rows: np.ndarray, truth: Truth, stamps: np.ndarray, tolerance: Any
+    ) -> None:
+        """Add a block of clips. scores: the curves, and the highest and lowest score of each."""
+        done, block = 0, kernels("psds").block
+        while done < len(rows):
+            done = block(
+                *scores, rows, done, self.c0, self.c1,
+                truth.starts, truth.class_index, truth.onsets, truth.offsets, stamps, *tolerance,
+                self.score, self.fp, self.tp, self.count, self.hi, self.lo, self.tail,
+            )  # fmt: skip
+            if done < len(rows):
+                self.compact()
+
+
+class PSDS:
+    """PSDS of scores that arrive in any order and any portions. Memory does not grow with the number of clips.
+
+    Args:
+        classes: the evaluated classes.
+        ground_truth: {clip: [(onset, offset, class), …]} in seconds.
+        durations: {clip: seconds}.
+        timestamps: [frames + 1] seconds; None: 40-ms frames up to 10 s.
+        dtc, gtc: detection and ground-truth tolerance criterion, 0..1.
+        e_max: largest number of false positives per hour.
+        alpha_st: weight of the standard deviation over classes.
+        score_classes: names of the scores' columns, if they are not `classes` (447 outputs, 407 evaluated).
+        drop_clips_without_events, other_classes, empty_classes, only_clips: see `prepare_truth`.
+        common_clips: also evaluate only the clips in this list, as `result().common`.
+        notes: settings to copy into the result, such as the median filter's length.
+        threads: number of threads; None: all cores.
+    Raises:
+        UserError: inputs do not fit together.
     """
 
     def __init__(
@@ -133,7 +212,7 @@ class PSDS:
         if not self.truth.clips:
             raise UserError("No clip is left to evaluate.")
         self._known = set(durations)
-        self._columns = _columns(self.truth.classes, score_classes or list(classes))
+        self._columns, self._width = _columns(self.truth.classes, score_classes or list(classes))
         self._stamps = None if timestamps is None else check_stamps(timestamps)
         self._limit = false_positive_limit(self.truth.seconds, e_max)
         self._settings = {
@@ -143,7 +222,7 @@ class PSDS:
             "timestamps": "40 ms up to 10 s" if timestamps is None else "given", **(notes or {}),
         }  # fmt: skip
         self._threads = cores(threads)
-        self._tiles: list[Tile] | None = None
+        self._tiles: list[_Tile] | None = None
         self._seen: set[str] = set()
         self._held: list[str] = []
         self._buffer = np.empty((0, 0, 0), dtype=np.float32)
@@ -158,10 +237,12 @@ class PSDS:
             )  # fmt: skip
 
     def add(self, clips: str | Sequence[str], scores: Any) -> None:
-        """Scores of one clip [frames, classes] or of several [clips, frames, classes]; numpy or torch, any device.
+        """Add scores of one clip [frames, classes] or of several [clips, frames, classes]; numpy or torch, any device.
 
-        Single clips are copied and gathered into blocks. Clips that the truth leaves out are ignored; a clip without
-        ground truth, one that came before, and NaN raise UserError.
+        Clips that the ground truth leaves out are ignored.
+
+        Raises:
+            UserError: a clip has no ground truth or was added before, or a score is NaN.
         """
         single = isinstance(clips, str)
         array = as_numpy(scores)
@@ -184,10 +265,6 @@ class PSDS:
         else:
             for name, row in zip(names, array):
                 self._hold(name, row)
-
-    @property
-    def _width(self) -> int:
-        return self._columns[1]
 
     def _check_new(self, names: list[str]) -> None:
         strange = [name for name in names if name not in self._known]
@@ -213,11 +290,11 @@ class PSDS:
             self._settings["frames"] = n_frames
             self._limit = min(self._limit, len(self.truth.clips) * ((n_frames + 1) // 2))
             n = len(self.truth.classes)
-            width = min(64, 16 * -(-n // (64 * self._threads)))  # whole vectors, a few tiles for every thread
-            self._tiles = [Tile(c, min(c + width, n), self._limit, n_frames) for c in range(0, n, width)]
+            width = min(64, 16 * -(-n // (64 * self._threads)))  # whole vectors, a few tiles per thread
+            self._tiles = [_Tile(c, min(c + width, n), self._limit, n_frames) for c in range(0, n, width)]
 
     def _hold(self, name: str, row: np.ndarray) -> None:
-        """Copy one clip into the block that is being filled; count the block when it is full."""
+        """Copy one clip into the current block. Count the block when it is full."""
         kind = exact_type(row.dtype)
         if self._buffer.dtype != kind or self._buffer.shape[1:] != row.shape:
             self._flush()
@@ -239,20 +316,20 @@ class PSDS:
             names, scores = [names[i] for i in keep], scores[keep]
         if not names:
             return
-        if self._columns[0] is not None:
-            scores = scores[:, :, self._columns[0]]
+        if self._columns is not None:
+            scores = scores[:, :, self._columns]
         scores = np.ascontiguousarray(scores, dtype=exact_type(scores.dtype))
         top = scores.max(axis=1)
         if np.isnan(top).any():
             raise UserError(f"The scores of clip {names[int(np.isnan(top).any(axis=1).argmax())]} contain NaN.")
-        # once nothing under the dead intervals can come back, minima do not matter
+        # minima matter only while some class's dead interval has a lower end
         low = top if all(tile.tail.all() for tile in self._tiles) else scores.min(axis=1)
         rows = np.array([self.truth.row[name] for name in names], dtype=np.int64)
         tolerance = self._settings["dtc"], self._settings["gtc"]
         self._each_tile(lambda tile: tile.add((scores, top, low), rows, self.truth, self._stamps, tolerance))
 
     def _each_tile(self, work: Any) -> list[Any]:
-        kernels("psds")  # compile, or load, before threads ask for it
+        kernels("psds")  # compile or load before the threads start
         assert self._tiles is not None
         if self._threads == 1 or len(self._tiles) == 1:
             return [work(tile) for tile in self._tiles]
@@ -260,7 +337,11 @@ class PSDS:
             return list(pool.map(work, self._tiles))
 
     def result(self) -> PSDSResult:
-        """The score so far complete: refuses while clips with ground truth lack scores (first five named)."""
+        """Return the score.
+
+        Raises:
+            UserError: clips with ground truth have no scores yet; names five of them.
+        """
         self._flush()
         missing = set(self.truth.clips) - self._seen
         if missing or self._tiles is None:
@@ -269,7 +350,7 @@ class PSDS:
                 f"{first_five(missing)}; scores without ground truth: none."
             )
 
-        def curve(tile: Tile) -> np.ndarray:
+        def curve(tile: _Tile) -> np.ndarray:
             tile.compact()
             best = np.empty((tile.c1 - tile.c0, self._limit + 1), dtype=np.int64)
             for k in range(len(best)):
@@ -307,7 +388,7 @@ class PSDS:
 
 
 def _columns(evaluated: list[str], given: Sequence[str]) -> tuple[np.ndarray | None, int]:
-    """Where the evaluated classes stand among the scores' columns (None: just so), and the number of columns."""
+    """Columns of the evaluated classes (None: all, in this order), and the number of columns."""
     place = {name: i for i, name in enumerate(given)}
     absent = [name for name in evaluated if name not in place]
     if absent:
@@ -328,31 +409,27 @@ def psds1(
     clips: Sequence[str] | None = None,
     **options: Any,
 ) -> PSDSResult:
-    """PSDS1 of the paper (dtc = gtc = 0.7, 100 false positives an hour), exact, on all cores.
+    """PSDS1 of the paper (dtc = gtc = 0.7, at most 100 false positives per hour), exact, on all cores.
 
-    scores: {clip: [frames, classes]} or one array [clips, frames, classes] with clips=[…], numpy or torch; only their
-    order matters (logits will do), score >= threshold is a detection, and nothing is filtered in here.
-    ground_truth: {clip: [(onset, offset, class name), …]}; durations: {clip: seconds}; timestamps [frames + 1] seconds,
-    shared by all clips (None: 40-ms frames up to 10 s). variance_penalty: alpha_st = 1 instead of 0.
-    options: everything else that `PSDS` takes (dtc, gtc, e_max, alpha_st, drop_clips_without_events, common_clips, …).
-    Raises UserError with the clips or classes at fault.
+    Only the order of scores matters, so logits may be used. A detection is a score >= threshold. Scores are
+    not filtered.
+
+    Args:
+        scores: {clip: [frames, classes]}, or one array [clips, frames, classes] with `clips`; numpy or torch.
+        ground_truth: {clip: [(onset, offset, class), …]} in seconds.
+        durations: {clip: seconds}.
+        classes: the evaluated classes.
+        timestamps: [frames + 1] seconds, the same for all clips; None: 40-ms frames up to 10 s.
+        variance_penalty: alpha_st = 1 instead of 0.
+        clips: ids of the array's clips.
+        options: further arguments of `PSDS` (dtc, gtc, e_max, alpha_st, drop_clips_without_events, common_clips, …).
+    Raises:
+        UserError: inputs do not fit together; names the clips or classes.
     """
     options = {"alpha_st": 1.0 if variance_penalty else 0.0} | options
-    if isinstance(scores, Mapping):
-        if clips is not None:
-            raise ValueError("clips=[…] belongs to scores given as one array.")
-        names = list(scores)
-        portions: Iterable[tuple[list[str], Any]] = (([name], as_numpy(scores[name])[None]) for name in names)
-    else:
-        if clips is None:
-            raise ValueError("Scores given as one array [clips, frames, classes] need clips=[…].")
-        names = list(clips)
-        if len(names) != len(scores):
-            raise UserError(f"There are scores of {len(scores)} clips, but {len(names)} clip names.")
-        step = range(0, len(names), 4 * _BLOCK)
-        portions = ((names[i : i + 4 * _BLOCK], scores[i : i + 4 * _BLOCK]) for i in step)
+    names, parts = portions(scores, clips, 4 * _BLOCK)
     check_same_clips(scores=names, ground_truth=ground_truth)
     evaluation = PSDS(classes, ground_truth, durations, timestamps=timestamps, **options)
-    for portion, values in portions:
+    for portion, values in parts:
         evaluation.add(portion, values)
     return evaluation.result()

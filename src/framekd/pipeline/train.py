@@ -23,13 +23,13 @@ from framekd.pipeline.checkpoints import provenance, start_from
 from framekd.store import Store
 from framekd.train import (
     Fit,
+    Objective,
     RunOptions,
     Validation,
     fit,
     is_main,
     launch,
     numpy_generator,
-    objective,
     torch_generator,
     validation_loss,
 )
@@ -83,7 +83,7 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
         recipe,
         lr=recipe.rate(name),
         seed=job.seed,
-        objective=objective("weak"),
+        objective=Objective("weak"),
         directory=directory,
         finish=finish,
         identity={"start": str(start), "clips": len(clips)},
@@ -179,7 +179,7 @@ def train_one(
         recipe,
         lr=recipe.rate(model.name),
         seed=seed,
-        objective=objective("strong", distillation_weight=recipe.distillation_weight),
+        objective=Objective("strong", distillation_weight=recipe.distillation_weight),
         directory=directory,
         validation=validation,
         finish=lambda result: finish(model, result),
@@ -222,4 +222,4 @@ def split(clips: ClipSet, share: float, *, seed: int, purpose: str = "validation
 def label_loss(model: nn.Module, clips: ClipSet, *, batch_size: int) -> float:
     """Mean loss on the frame labels of `clips`, without soft labels."""
     batches = chunks(clips, batch_size)
-    return validation_loss(model, batches, objective=objective("strong"), device=default_device())["val/loss"]
+    return validation_loss(model, batches, objective=Objective("strong"), device=default_device())["val/loss"]

@@ -1,4 +1,4 @@
-"""Figures of the report as SVG text that follows the page's light or dark colours (text becomes `currentColor`)."""
+"""Figures of the report as SVG text in the page's light or dark colours."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from framekd.examples import SAMPLE_RATE, Example, Examples
+from framekd.events import active_runs
+from framekd.examples import Example, Examples
+from framekd.units import SAMPLE_RATE
 
-INK = "#123456"  # stands for the page's text colour, see `_svg`
-FAINT = "#654321"  # the page's line colour
+INK = "#123456"  # placeholder: `_svg` replaces it by the page's text colour
+FAINT = "#654321"  # placeholder for the page's line colour
 COLOURS = ("#2f6fbb", "#d1782a", "#2f9e6e", "#b0468f", "#7a6bd1", "#8a8f3a", "#c2483f")
 STYLE: Any = {
     "font.size": 9,
@@ -43,7 +45,7 @@ STYLE: Any = {
 
 
 def _svg(figure: Figure, label: str, *, tight: bool = True) -> str:
-    """The figure as an inline SVG element: no XML head, colours of the page, `label` for screen readers."""
+    """The figure as an inline SVG element in the page's colours. `label` is for screen readers."""
     FigureCanvasSVG(figure)
     buffer = io.StringIO()
     box = {"bbox_inches": "tight", "pad_inches": 0.02} if tight else {}
@@ -60,7 +62,7 @@ def _grid(rows: int, columns: int, width: float, height: float, **options) -> tu
 
 
 def setting_dots(frame: pd.DataFrame, titles: Mapping[str, str]) -> str:
-    """Table I as dots: a column a model, a line a setting; ours with the seeds' spread, the paper's as a ring."""
+    """Table I as dots: a column per model, a row per setting; rings are the published values."""
     with matplotlib.rc_context(STYLE):
         models, settings = list(dict.fromkeys(frame["model"])), list(dict.fromkeys(frame["setting"]))
         figure, axes = _grid(1, len(models), 1.9, 0.34 * len(settings) + 0.7, sharey=True, sharex=True)
@@ -82,7 +84,7 @@ def setting_dots(frame: pd.DataFrame, titles: Mapping[str, str]) -> str:
 
 
 def class_bars(frame: pd.DataFrame, *, title: str, most: int = 60) -> str:
-    """PSDS1 per class (columns class, psds1 in 0..1, any number of rows a class): means, best first."""
+    """Mean PSDS1 per class, highest first. Columns of `frame`: class, psds1 (0..1). Over `most` classes: both ends."""
     with matplotlib.rc_context(STYLE):
         means = frame.groupby("class")["psds1"].mean().mul(100).sort_values(ascending=False, kind="stable")
         if len(means) > most:
@@ -97,14 +99,14 @@ def class_bars(frame: pd.DataFrame, *, title: str, most: int = 60) -> str:
 
 
 def _thin(values: pd.Series, most: int = 80) -> tuple[np.ndarray, np.ndarray]:
-    """A long curve as the means of at most `most` stretches."""
+    """A long curve, averaged over at most `most` stretches."""
     parts = np.array_split(np.arange(len(values)), min(most, len(values)))
     steps, numbers = values.index.to_numpy(float), values.to_numpy(float)
     return np.array([steps[p].mean() for p in parts]), np.array([np.nanmean(numbers[p]) for p in parts])
 
 
 def curves(histories: Mapping[tuple[str, str, str], pd.DataFrame], *, column: str, label: str) -> str:
-    """Small multiples: a row a setting, a column a model, a line a seed; `histories` by (setting, model, seed)."""
+    """Grid of plots: a row per setting, a column per model, a line per seed; histories by (setting, model, seed)."""
     with matplotlib.rc_context(STYLE):
         settings = list(dict.fromkeys(key[0] for key in histories))
         models = list(dict.fromkeys(key[1] for key in histories))
@@ -125,7 +127,7 @@ def curves(histories: Mapping[tuple[str, str, str], pd.DataFrame], *, column: st
 
 
 def time_bars(seconds: pd.Series, *, title: str) -> str:
-    """Seconds of work per stage, longest first."""
+    """Job time per stage, longest first."""
     with matplotlib.rc_context(STYLE):
         minutes = seconds.sort_values(ascending=False, kind="stable") / 60
         figure, axes = _grid(1, 1, 6.4, 0.24 * len(minutes) + 0.6)
@@ -140,7 +142,7 @@ def time_bars(seconds: pd.Series, *, title: str) -> str:
 
 
 def _log_mel(waveform: np.ndarray) -> np.ndarray:
-    """Log-mel image [64, frames] in dB of int16 audio, for the eye only."""
+    """Log-mel image [64, frames] in dB of int16 audio, for display only."""
     import torch
     from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
@@ -148,20 +150,14 @@ def _log_mel(waveform: np.ndarray) -> np.ndarray:
     return AmplitudeToDB(top_db=70)(mel(torch.from_numpy(waveform.astype(np.float32) / 32768))).numpy()
 
 
-def _runs(active: np.ndarray) -> list[tuple[int, int]]:
-    """Half-open runs of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], active.astype(np.int8), [0]])))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
-
-
 def short(name: str, most: int = 22) -> str:
-    """A class name that fits beside a line: its first synonym, cut where that is still long."""
+    """A class name that fits beside a plot: its first synonym, cut to `most` characters."""
     first = name.split(", ")[0]
     return first if len(first) <= most else first[: most - 1] + "…"
 
 
 def shown_classes(clip: Example, classes: Sequence[str], *, threshold: float, most: int = 6) -> list[str]:
-    """The classes worth a line: the true ones first, then those with the highest scores."""
+    """Classes to draw: those with true events first, then those with the highest scores."""
     true = list(dict.fromkeys(name for _, _, name in sorted(clip.events) if name in classes))
     peaks = clip.scores.max(axis=1)
     others = [classes[i] for i in np.argsort(-peaks, kind="stable") if classes[i] not in true]
@@ -170,7 +166,7 @@ def shown_classes(clip: Example, classes: Sequence[str], *, threshold: float, mo
 
 
 def timeline(clip: Example, examples: Examples, *, threshold: float) -> str:
-    """A clip: its spectrogram, then per class the score (line), true events (blue) and detections (orange)."""
+    """Spectrogram of a clip; below, per class, the score (line), true events (blue) and detections (orange)."""
     with matplotlib.rc_context(STYLE):
         names = shown_classes(clip, examples.classes, threshold=threshold)
         seconds = len(clip.waveform) / SAMPLE_RATE
@@ -179,7 +175,7 @@ def timeline(clip: Example, examples: Examples, *, threshold: float) -> str:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.25, 0.42 * len(names)])
         figure.subplots_adjust(
             left=0.16, right=0.99, top=0.99, bottom=0.45 / height, hspace=0.06
-        )  # the same for all clips, so that they line up
+        )  # equal margins, so that all clips line up
         image = _log_mel(clip.waveform)
         top.imshow(image, aspect="auto", origin="lower", cmap="magma", extent=(0, seconds, 0, 64))
         top.set_yticks([])
@@ -192,9 +188,8 @@ def timeline(clip: Example, examples: Examples, *, threshold: float) -> str:
             for on, off, label in clip.events:
                 if label == name:
                     bottom.broken_barh([(on, max(off - on, 0.02))], (base, 0.9), color=COLOURS[0], alpha=0.3, lw=0)
-            spans = [
-                (a * examples.frame_seconds, (b - a) * examples.frame_seconds) for a, b in _runs(score >= threshold)
-            ]
+            _, begin, end = active_runs((score >= threshold)[:, None])
+            spans = np.stack([begin, end - begin], axis=1) * examples.frame_seconds
             bottom.broken_barh(spans, (base, 0.13), color=COLOURS[1], lw=0)
             bottom.plot(time, base + 0.9 * score, color=INK, lw=0.9)
         bottom.set_yticks(np.arange(len(names)) + 0.45, [short(name) for name in names[::-1]])

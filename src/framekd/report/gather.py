@@ -1,81 +1,104 @@
-"""Reading what a run left for its report; whatever is absent is said, never passed over."""
+"""Reading the files of a run for its report. A file that is missing or unreadable is named, not skipped in silence."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from framekd.examples import Examples, read_examples
 
+COSTS = ["stage", "device", "runs", "hours", "watt_hours"]
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Every file that the report reads.
+
+    Attributes:
+        tables: name ("table1", "teachers", "significance", "table2") → .csv. A run without teachers has no "teachers".
+        evaluations: (stage, setting, table .csv, per-class .csv, examples .npz).
+        histories: (stage, setting, model, seed, history.jsonl). Step 2 has the setting "Step 2" and the seed "".
+        specs: (stage, spec.json of a training or result.json of a searched rate).
+        coverage: the clips by split, class and state (.tsv), if there is such a file.
+        benchmarks: (stage, benchmark .tsv of Snakemake).
+    """
+
+    tables: Mapping[str, Path]
+    evaluations: Sequence[tuple[str, str, Path, Path, Path]] = ()
+    histories: Sequence[tuple[str, str, str, str, Path]] = ()
+    specs: Sequence[tuple[str, Path]] = ()
+    coverage: Path | None = None
+    benchmarks: Sequence[tuple[str, Path]] = ()
+
 
 @dataclass
 class Findings:
-    """Everything a report is made of; `missing` has one sentence per part that could not be found or read."""
+    """The content of the files. `missing` has one sentence per part that could not be read."""
 
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     evaluations: pd.DataFrame | None = None
     classes: pd.DataFrame | None = None
     histories: dict[str, dict[tuple[str, str, str], pd.DataFrame]] = field(default_factory=dict)
     examples: list[Examples] = field(default_factory=list)
+    costs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COSTS))
     coverage: pd.DataFrame | None = None
     times: pd.DataFrame | None = None
     missing: list[str] = field(default_factory=list)
 
 
-def gather(results_dir: str | Path, data_dir: str | Path, *, benchmarks: str | Path | None = None) -> Findings:
-    """Read tables, evaluations, histories, examples, coverage and benchmarks of one run."""
-    results, data, found = Path(results_dir), Path(data_dir), Findings()
-    for name in ("table1", "teachers", "significance", "table2"):
-        frame = _csv(results / f"{name}.csv", found)
+def gather(inputs: ReportInputs) -> Findings:
+    """Read all files of `inputs`."""
+    found = Findings()
+    for name, path in inputs.tables.items():
+        frame = _csv(path, found)
         if frame is not None:
             found.tables[name] = frame
-    _evaluations(results / "evaluation", found)
-    _histories(results, found)
-    _examples(results / "evaluation", found)
-    _coverage(data, found)
-    _times(Path(benchmarks) if benchmarks else results / "benchmarks", found)
+    _evaluations(inputs, found)
+    _histories(inputs, found)
+    _examples(inputs, found)
+    _costs(inputs, found)
+    if inputs.coverage is not None:
+        found.coverage = _csv(inputs.coverage, found, sep="\t")
+    _times(inputs, found)
+    for part in ("evaluations", "histories", "specs", "coverage", "benchmarks"):
+        if not getattr(inputs, part):
+            found.missing.append(f"{part}: no file was given to the report")
     return found
 
 
 def _csv(path: Path, found: Findings, **options) -> pd.DataFrame | None:
-    if not path.is_file():
-        found.missing.append(f"{path.name}: not there ({path})")
+    if not Path(path).is_file():
+        found.missing.append(f"{path}: missing")
         return None
     try:
         return pd.read_csv(path, **options)
-    except (ValueError, pd.errors.ParserError) as error:
-        found.missing.append(f"{path.name}: unreadable ({error})")
+    except ValueError as error:  # pandas' parser and empty-file errors are ValueErrors
+        found.missing.append(f"{path}: unreadable ({error})")
         return None
 
 
-def _evaluations(folder: Path, found: Findings) -> None:
-    rows: list[pd.DataFrame] = []
-    classes: list[pd.DataFrame] = []
-    for path in sorted(folder.glob("*/*.csv")):
-        frame = _csv(path, found)
-        if frame is None:
-            continue
-        if {"class", "psds1"} <= set(frame.columns):
-            setting = path.name.split(".")[0]
-            classes.append(frame.assign(stage=path.parent.name, setting=setting))
-        else:
+def _evaluations(inputs: ReportInputs, found: Findings) -> None:
+    rows, classes = [], []
+    for stage, setting, table, per_class, _ in inputs.evaluations:
+        if (frame := _csv(table, found)) is not None:
             rows.append(frame)
+        if (frame := _csv(per_class, found)) is not None:
+            classes.append(frame.assign(stage=stage, setting=setting))
     if rows:
         found.evaluations = pd.concat(rows, ignore_index=True)
-    else:
-        found.missing.append(f"evaluations: no .csv under {folder}")
     if classes:
         found.classes = pd.concat(classes, ignore_index=True)
-    else:
-        found.missing.append(f"scores per class: no .csv with a column `class` under {folder}")
 
 
 def read_history(path: Path) -> pd.DataFrame:
-    """A training's history.jsonl as a frame indexed by step; a torn last line is left out."""
+    """Read a training's history.jsonl as a frame indexed by step. An incomplete last line is left out."""
     lines = []
     for number, line in enumerate(text := path.read_text().splitlines()):
         if not line.strip():
@@ -86,66 +109,90 @@ def read_history(path: Path) -> pd.DataFrame:
             if number + 1 < len(text):
                 raise ValueError(f"{path}: line {number + 1} is not JSON") from None
     frame = pd.json_normalize(lines, sep="/")
-    if "step" in frame:
-        frame = frame.set_index("step")
-    return frame
+    return frame.set_index("step") if "step" in frame else frame
 
 
-def _histories(results: Path, found: Findings) -> None:
-    stages = {"Step 2": "checkpoints/step2/*/", "teachers": "teachers/*/*/*/", "students": "students/*/*/*/"}
-    for stage, pattern in stages.items():
-        runs = {}
-        for path in sorted(results.glob(pattern + "history.jsonl")):
-            parts = path.relative_to(results).parts[:-1]
-            key = ("Step 2", parts[-1], "") if stage == "Step 2" else (parts[1], parts[2], parts[3])
-            try:
-                frame = read_history(path)
-            except ValueError as error:
-                found.missing.append(f"training curve: {error}")
-                continue
-            if len(frame):
-                runs[key] = frame
-        if runs:
-            found.histories[stage] = runs
-        else:
-            found.missing.append(f"training curves of {stage}: no history.jsonl under {results / pattern}")
+def _histories(inputs: ReportInputs, found: Findings) -> None:
+    for stage, setting, model, seed, path in inputs.histories:
+        try:
+            frame = read_history(Path(path))
+        except (OSError, ValueError) as error:
+            found.missing.append(f"training curve: {_reason(path, error)}")
+            continue
+        if len(frame):
+            found.histories.setdefault(stage, {})[setting, model, seed] = frame
 
 
-def _examples(folder: Path, found: Findings) -> None:
-    """Example clips of the proposed students; of whatever there is where they are not."""
-    paths = sorted(folder.rglob("*examples*.npz"))
-    best = [path for path in paths if path.parent.name == "students" and path.name.startswith("proposed.")]
-    for path in best or paths[:1]:
+def _reason(path: str | Path, error: Exception) -> str:
+    return f"{path}: missing" if isinstance(error, FileNotFoundError) else f"{path}: unreadable ({error})"
+
+
+def _examples(inputs: ReportInputs, found: Findings) -> None:
+    """Example clips of the proposed students; without them, of the first evaluation."""
+    listed = {(stage, setting): path for stage, setting, _, _, path in inputs.evaluations}
+    proposed = listed.get(("students", "proposed"))
+    for path in [proposed] if proposed else list(listed.values())[:1]:
         try:
             found.examples.append(read_examples(path))
-        except (KeyError, ValueError, OSError) as error:
-            found.missing.append(f"example clips: {path} is unreadable ({error})")
-    if not found.examples:
-        found.missing.append(f"example clips: no readable *examples*.npz under {folder}")
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            found.missing.append(f"example clips: {_reason(path, error)}")
 
 
-def _coverage(data: Path, found: Findings) -> None:
-    places = [data / "coverage.tsv", data / "store" / "coverage.tsv"]
-    found.coverage = _csv(next((path for path in places if path.is_file()), places[0]), found, sep="\t")
-
-
-def _times(folder: Path, found: Findings) -> None:
-    rows = []
-    for path in sorted(folder.rglob("*.tsv")):
-        frame = pd.read_csv(path, sep="\t")
-        if "s" not in frame:
+def _costs(inputs: ReportInputs, found: Findings) -> None:
+    listed = []
+    for stage, path in inputs.specs:
+        try:
+            about = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            found.missing.append(f"cost of a training: {_reason(path, error)}")
             continue
-        stage = path.relative_to(folder).parts[0].removesuffix(".tsv")
+        listed.append((stage, about.get("provenance", about)))
+    found.costs = costs(listed)
+
+
+def costs(provenances: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFrame:
+    """Sum hours and energy of trainings.
+
+    Args:
+        provenances: (stage, provenance). One without "hours" is left out: a published checkpoint, or a searched rate
+            that diverged.
+    Returns:
+        A row per stage and device, then a row "all" per device. Columns stage, device, runs, hours (GPU hours: two GPUs
+        for an hour are two; of a CPU: wall time) and watt_hours (of GPUs; NaN if no run has a value).
+    """
+    rows = []
+    for stage, about in provenances:
+        if "hours" in about:
+            gpus = about.get("processes", 1) if about["device"] != "cpu" else 1
+            energy = about.get("watt_hours", float("nan"))
+            rows.append((stage, about["device"], about["hours"] * gpus, energy))
+    if not rows:
+        return pd.DataFrame(columns=COSTS)
+    frame = pd.DataFrame(rows, columns=["stage", "device", "hours", "watt_hours"])
+    groups = pd.concat([frame, frame.assign(stage="all")]).groupby(["stage", "device"], sort=False)
+    out = groups.agg(
+        runs=("hours", "size"), hours=("hours", "sum"), watt_hours=("watt_hours", lambda v: v.sum(min_count=1))
+    )
+    return out.reset_index()[COSTS]
+
+
+def _times(inputs: ReportInputs, found: Findings) -> None:
+    rows = []
+    for stage, path in inputs.benchmarks:
+        frame = _csv(path, found, sep="\t")
+        if frame is None:
+            continue
+        if "s" not in frame:
+            found.missing.append(f"{path}: unreadable (no column s)")
+            continue
         memory = pd.to_numeric(frame["max_rss"], errors="coerce").max() if "max_rss" in frame else float("nan")
         rows.append({"stage": stage, "seconds": float(frame["s"].sum()), "memory_mb": memory})
     if rows:
         found.times = pd.DataFrame(rows)
-    else:
-        found.missing.append(f"time spent: no benchmark .tsv under {folder}")
 
 
 def commit_of(folder: str | Path = ".") -> str:
-    """The commit of the code, with a mark when files differ from it; "unknown" outside a repository."""
+    """Commit of the code, marked "-dirty" if files differ from it; "unknown" outside a repository."""
     try:
         out = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

@@ -1,4 +1,4 @@
-"""The tables as data frames, in percent. A gap is refused: a table never has an invented cell."""
+"""The tables as data frames, in percent. A missing cell raises UserError; no cell is made up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from framekd.tables.rows import (
 
 
 def _std(values: list[float]) -> float:
-    """Sample standard deviation; nothing for a single value."""
+    """Sample standard deviation; NaN for a single value."""
     if len(values) < 2:
         return math.nan
     mean = sum(values) / len(values)
@@ -64,14 +64,14 @@ def _setting_rows(setting: str, by_model: dict[str, list[float]], reference: dic
 
 
 def table1(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """Table I: PSDS1 of each setting and model; columns setting, model, mean, std, n, published, difference."""
+    """Table I: PSDS1 of each setting and model. Columns setting, model, mean, std, n, published, difference."""
     reference = published("table1", ["setting", "model"], directory=published_dir)
     found = all_scores(settings)
     return pd.DataFrame([row for name in found for row in _setting_rows(name, found[name], reference)])
 
 
 def teachers(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """The teachers of each setting by model, their average, and (where there is one) their ensemble."""
+    """Teachers of each setting by model, their average and, if it was evaluated, their ensemble. Columns as Table I."""
     reference = published("teachers", ["setting", "model"], directory=published_dir)
     rows: list[dict] = []
     for setting, found in all_scores(settings).items():
@@ -88,8 +88,8 @@ def significance(
 ) -> pd.DataFrame:
     """Almost stochastic order of `proposed` over each other setting, per model (Sec. 3.4).
 
-    `eps_min` is at the Bonferroni-corrected level, and significant below `epsilon`; `eps_min_deepsig` is with the
-    weaker correction of the deepsig package.
+    Column `eps_min` is at the Bonferroni-corrected level, `eps_min_deepsig` at the weaker level of the deepsig package;
+    `significant` is eps_min < epsilon.
     """
     if "proposed" not in settings:
         raise UserError("significance compares `proposed` with the other settings; write settings: {proposed: {}}")
@@ -122,10 +122,13 @@ def significance(
 
 
 def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """Table II from the downstream jobs' rows (columns task, model, checkpoint, mode, seed, value in 0..1).
+    """Table II. Columns model, checkpoint, mode, task, mean, std, n, published, difference.
 
-    Columns model, checkpoint, mode, task, mean, std, n, published, difference; refused unless every combination of
-    the models, checkpoints, modes and tasks that occur has a value.
+    Args:
+        paths: .csv of the downstream jobs, with columns task, model, checkpoint, mode, seed, value (0..1).
+        published_dir: folder of the paper's numbers.
+    Raises:
+        UserError: a combination of the models, checkpoints, modes and tasks that occur has no value.
     """
     keys = ["model", "checkpoint", "mode", "task"]
     reference = published("table2", keys, directory=published_dir)
@@ -137,7 +140,7 @@ def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED
         part = frame[(frame[keys] == pd.Series(key, index=keys)).all(axis=1)]
         values = (part["value"].astype(float) * 100).tolist()
         if not values or any(math.isnan(value) for value in values):
-            raise UserError(f"downstream: no value for {' '.join(key)}; that job has to be run")
+            raise UserError(f"downstream: no value for {' '.join(key)}; run that job")
         rows.append({**dict(zip(keys, key)), **_row(values, reference.get(key))})
     return pd.DataFrame(rows)
 
@@ -146,11 +149,11 @@ ORDERINGS = {"without_kd": "KD", "without_rnn": "RNN", "without_step2": "Step 2"
 
 
 def orderings(students: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
-    """The paper's orderings, ours beside its own, from the frames of :func:`table1` and :func:`teachers`.
+    """The paper's orderings in this run and in the paper, from the frames of `table1` and `teachers`.
 
-    Columns ordering, stage, model, gap, spread, published_gap, verdict. `gap` is in points; `spread` is the root of the
-    two sample variances' sum. `verdict`: "shown" where the gap exceeds the spread, "reversed" where it falls below
-    minus the spread, else "within spread".
+    Columns ordering, stage, model, gap, spread, published_gap, verdict. `gap` is in percentage points; `spread` is the
+    root of the sum of the two sample variances. `verdict` is "shown" if gap > spread, "reversed" if gap < -spread,
+    else "within spread".
     """
     rows: list[dict] = []
     for stage, frame in (("Table I", students), ("teachers", single)):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import soundfile
@@ -56,7 +56,7 @@ class Problem:
     classes: ClassList
     pools: Mapping[str, ClipSet]
     runs: tuple[Run, ...]
-    objective: str
+    objective: Literal["strong", "both"]
     score: Score
 
     def log_odds(self, run: Run) -> np.ndarray:

@@ -14,14 +14,14 @@ import pandas as pd
 import torch
 
 from framekd.checkpoints import load_encoder
-from framekd.config import Recipe, Task, TrainRecipe, UserError
+from framekd.config import Task, TrainRecipe, UserError
 from framekd.data import Loader, MixedLoader, windows
 from framekd.files import sha256_of, write_json, write_text
 from framekd.inference import batch_logits, default_device
 from framekd.models import FrameModel, build_model
 from framekd.tasks import desed, frozen, hear
 from framekd.tasks.problem import Part, Problem, Run, join_crops, share_of
-from framekd.train import fit, torch_generator
+from framekd.train import Objective, RunOptions, fit, torch_generator
 
 TASKS = {"DESED": desed.load, "DC16-T2": hear.load_dcase16, "MAESTRO": hear.load_maestro}
 MODES = ("frozen", "finetune")
@@ -153,15 +153,13 @@ def train(
     fit(
         model,
         loader,
-        Recipe(**recipe.model_dump()),
+        recipe,
         lr=recipe.rate(model.name),
         seed=one.seed,
+        objective=Objective(problem.objective),
         directory=directory,
-        objective=problem.objective,
-        steps=recipe.epochs * loader.steps_per_epoch,
         identity={"task": problem.task, "run": one.name, "clips": len(problem.pools)},
-        device=device,
-        progress=progress,
+        options=RunOptions(device=device, progress=progress),
     )
     return model
 

@@ -4,34 +4,91 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from framekd.augment import augment
-from framekd.config import Recipe, Tracking, UserError
+from framekd.config import Tracking, TrainRecipe, UserError
+from framekd.data import Batch
+from framekd.inference import HALF, default_device
 from framekd.memory import keep_freed_memory
 from framekd.optim import build_optimiser, factor, set_rate
-from framekd.train.average import Average
-from framekd.train.log import Log, Meter
-from framekd.train.objectives import Objective, default_forward, resolve
+from framekd.train.log import Log, Meter, trackers
+from framekd.train.objectives import Objective
 from framekd.train.parallel import World
 from framekd.train.seeds import numpy_generator, torch_generator
-from framekd.train.state import Progress, RunFolder, Stopped, digest, trained
-from framekd.train.trackers import trackers
+from framekd.train.state import Average, Progress, RunFolder, Stopped, digest, trained
 
 Forward = Callable[[nn.Module, Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
+"""``forward(model, mel, generator)``: frame logits [batch, classes, frames] and clip logits [batch, classes]."""
+
+
+class Batches(Protocol):
+    """Training batches, each a pure function of (seed, step)."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def batches(self, begin: int, end: int, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Validation during a training.
+
+    Attributes:
+        function: gives metrics of a model, such as ``{"val/loss": 0.1}``.
+        every_epochs: epochs between validations; there is one at the end too.
+        select: which weights are kept: the last, or those of the lowest val/loss.
+        patience: validations without a lower val/loss after which the training ends; None is never.
+    """
+
+    function: Callable[[nn.Module], Mapping[str, float]]
+    every_epochs: int = 5
+    select: Literal["last", "best_loss"] = "last"
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training runs: nothing here changes its result.
+
+    Attributes:
+        device: None is the GPU if there is one.
+        progress: show a progress bar.
+        time_limit: seconds until the run saves its state and ends. Slurm's limit counts in any case.
+        save_minutes: minutes between saved states.
+        save_steps: steps between saved states, besides.
+        tracking: where the history is shown.
+        clock: called with the name of each part of a step when it is done (for benchmarks).
+    """
+
+    device: torch.device | str | None = None
+    progress: bool = True
+    time_limit: float | None = None
+    save_minutes: float = 10.0
+    save_steps: int | None = None
+    tracking: Tracking | None = None
+    clock: Callable[[str], None] = field(default=lambda part: None)
 
 
 @dataclass
 class Fit:
-    """What a training was: history (one flat dict per line logged), steps, hours, the step whose weights are kept."""
+    """A finished training.
+
+    Attributes:
+        history: one flat dict per line of the log.
+        steps: optimiser steps.
+        kept_step: the step whose weights were kept.
+        provenance: device, hours and energy.
+    """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
@@ -41,157 +98,106 @@ class Fit:
 
 def fit(
     model: Any,
-    loader: Any,
-    recipe: Recipe,
+    loader: Batches,
+    recipe: TrainRecipe,
     *,
     lr: float,
     seed: int,
+    objective: Objective,
     directory: Path | str,
-    objective: str | Objective = "strong",
-    steps: int | None = None,
-    validation: Callable[[nn.Module], Mapping[str, float]] | None = None,
-    forward: Forward = default_forward,
-    depth_groups: Sequence[Sequence[str]] | None = None,
+    validation: Validation | None = None,
     finish: Callable[[Fit], None] | None = None,
     identity: Mapping[str, Any] | None = None,
-    device: torch.device | str | None = None,
-    progress: bool = True,
-    time_limit: float | None = None,
-    save_minutes: float = 10.0,
-    save_steps: int | None = None,
-    tracking: Tracking | None = None,
-    clock: Callable[[str], None] | None = None,
+    forward: Forward | None = None,
+    options: RunOptions = RunOptions(),
 ) -> Fit:
-    """Train the parameters of `model` that require a gradient, in place, and return what happened.
+    """Train the parameters of `model` that require a gradient, in place.
 
-    loader: ``.batches(start, stop)`` yields the batches of those steps, each a pure function of (seed, step), with
-        ``ids``, ``waveform`` [batch, samples], the labels that the objective needs, and ``.to(device)``.
-    lr: peak learning rate. steps: optimiser steps, instead of ``recipe.steps()``.
-    objective: "strong", "weak", "both", or a function (:data:`framekd.train.objectives.Objective`) of logits.
-    validation: called every ``recipe.validate_epochs`` and at the end; gives metrics such as ``{"val/loss": 0.1}``.
-    forward: instead of calling the model; ``forward(model, mel, generator) -> (frame logits, clip logits)``.
-    depth_groups: parameter names by depth for ``recipe.layer_decay``; None asks the model.
-    finish: called with the result before the state is removed: write the checkpoint here, and no kill loses the run.
-    identity: what else makes the run what it is (data, ensemble); a state of another run is not continued.
-    tracking: where the history is shown besides.
-    clock: called with the name of each part of a step after it (benchmarks).
-    time_limit: seconds until the run saves and leaves; Slurm's own limit is respected anyway.
+    The state of the run and its history are in ``directory/.resume`` while it runs. A run that was stopped continues
+    from there and ends in the weights of an undisturbed run. At the end ``history.jsonl`` is in `directory`.
 
-    While it runs, state and ``history.jsonl`` are in ``directory/.resume``; in the end the history is in `directory`.
-    Raises :class:`Stopped` (exit code 75) after SIGTERM, SIGUSR1 or the time limit, with the state saved;
-    :class:`Diverged` when the loss is no number, with the last good state kept; UserError for a second writer.
+    Args:
+        model: a :class:`framekd.models.FrameModel`.
+        loader: the batches of all steps.
+        recipe: optimiser, schedule, augmentation.
+        lr: peak learning rate.
+        seed: all randomness of the training is derived from it and the step.
+        objective: what is minimised.
+        directory: where the run keeps its state and leaves its history.
+        validation: None for none.
+        finish: called with the result before the saved state is removed. Write the checkpoint here: then no kill
+            loses the run.
+        identity: what else the result depends on (data, start). A saved state of another run is not continued.
+        forward: used in place of calling the model.
+        options: how it runs.
+
+    Raises:
+        Stopped: (exit code 75) after SIGTERM, SIGUSR1 or the time limit, with the state saved.
+        Diverged: the loss is not finite; the last good state is kept.
+        UserError: another process writes to `directory`.
     """
-    device = torch.device(device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(options.device) if options.device is not None else default_device()
     if device.type == "cpu":
         keep_freed_memory()
-    directory, world, compute = Path(directory), World(), resolve(objective)
-    total = recipe.steps() if steps is None else steps
-    validate_every = recipe.validate_epochs * max(1, total // recipe.epochs)
-    if recipe.select == "best_loss" and validation is None:
-        raise UserError("select: best_loss needs a validation; write select: last")
-    about = {"recipe": recipe.model_dump(), "lr": lr, "seed": seed, "steps": total, "objective": _name(objective)}
+    directory, world, total = Path(directory), World(), loader.steps
+    about = {"recipe": recipe.model_dump(), "lr": lr, "seed": seed, "steps": total, "objective": str(objective)}
     about["soft"] = getattr(getattr(loader, "soft_source", None), "identity", None)
+    about["select"] = (validation.select, validation.patience) if validation else None
     run = digest(model, about | {"more": identity or {}})
     model.to(device).train()
-    optimiser = build_optimiser(model, recipe, lr=lr, depth_groups=_groups(model, recipe, depth_groups))
-    average = Average(model, recipe.ema)
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision) if device.type == "cuda" else None
-    scaler: Any = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
-    if recipe.compile:
-        model.compile_blocks() if hasattr(model, "compile_blocks") else model.compile()
-    call = world.wrap(_Call(model, forward), device)
-    mark = clock or (lambda part: None)
+    step = _Step(model, recipe, objective, forward, lr=lr, seed=seed, total=total, world=world, clock=options.clock)
+    best = _Best(model, validation)
 
-    with RunFolder(directory, run, time_limit=time_limit, writes=world.main) as folder, ExitStack() as leaving:
-        world.most(0)  # nobody reads a state before the writer holds the lock
-        done, best = folder.restore(model, optimiser, average.weights)
+    with RunFolder(directory, run, time_limit=options.time_limit, writes=world.main) as folder, ExitStack() as leaving:
+        world.max(0)  # no process reads a state before the writer holds the lock
+        done, best.weights = folder.restore(model, step.optimiser, step.average.weights)
         if done.scaler:
-            scaler.load_state_dict(done.scaler)
-        shown = trackers(tracking if world.main else None, directory, step=done.step, identity=run, about=about)
+            step.scaler.load_state_dict(done.scaler)
+        shown = trackers(options.tracking if world.main else None, directory, step=done.step, identity=run, about=about)
         log = Log(folder.folder, done, total=total, device=device, world=world, trackers=shown)
         leaving.callback(log.close)
         meter, saved = Meter(device, world), time.monotonic()
-        bar = _bar(directory, done, total, batch_size=recipe.batch_size, show=progress and world.main)
+        bar = _bar(directory, done, total, batch_size=recipe.batch_size, show=options.progress and world.main)
+        leaving.callback(bar.close)
+        every = validation.every_epochs * max(1, total // recipe.epochs) if validation else 0
 
         for batch in loader.batches(done.step, total):
-            step, size = done.step, len(batch.waveform)
-            batch = batch.to(device)
-            rate = factor(step, recipe, total=total, peak=lr)
-            set_rate(optimiser, rate)
-            rows = world.rows(size)
-            mark("data")
-
-            with torch.no_grad():
-                mel = model.frontend(batch.waveform[rows], generator=torch_generator(seed, "frontend", step))
-                mark("frontend")
-                draws = numpy_generator(seed, "augment", step)
-                mel, batch = augment(world.gather(mel, size), batch, recipe.augment, generator=draws)
-                mark("augment")
-
-            loss = torch.zeros((), device=device)
-            parts = _parts(rows, recipe.accumulate)
-            for i, part in enumerate(parts):
-                noise = torch_generator(seed, "model", step, world.rank, i)
-                with world.last(call, i == len(parts) - 1):
-                    with torch.autocast(device.type, half, half is not None):
-                        frames, clips = call(mel[part], noise)
-                    share = (part.stop - part.start) * world.size / size
-                    value = share * compute(frames.float(), clips.float(), batch, part, recipe)
-                    mark("forward")
-                    scaler.scale(value).backward()
-                    mark("backward")
-                loss += value.detach()
-
-            if recipe.clip_gradient is not None:
-                scaler.unscale_(optimiser)
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_gradient)
-            scaler.step(optimiser)
-            scaler.update()
-            optimiser.zero_grad(set_to_none=True)
-            average.update()
-            mark("optimiser")
-
-            done.step = step + 1
+            loss, rate = step(done.step, batch.to(device))
+            done.step += 1
             ended = done.step == total
-            log.add(step, batch.ids, loss, rate=rate * lr, clips=size)
+            log.add(done.step - 1, batch.ids, loss, rate=rate, clips=len(batch))
             bar.set_postfix(loss=log.shown, refresh=False)
-            bar.update(size)
+            bar.update(len(batch))
 
-            if validation is not None and (ended or done.step % validate_every == 0):
+            if validation is not None and (ended or done.step % every == 0):
                 log.check()
-                with average.in_place():
-                    metrics = world.share(dict(validation(model)) if world.main else None)
+                with step.average.in_place():
+                    metrics = world.broadcast(dict(validation.function(model)) if world.main else None)
                     model.train()
                     log.write(done.step, metrics)
-                    best = _judge(metrics, done, best, model, recipe)
-                ended = ended or (recipe.patience is not None and done.worse >= recipe.patience)
+                    ended = best.update(metrics, done) or ended
             if ended:
                 break
 
             reason = folder.reason_to_leave()
-            due = time.monotonic() - saved > 60 * save_minutes or (save_steps and done.step % save_steps == 0)
-            wish = world.most(2 if reason else int(bool(due)))
+            due = time.monotonic() - saved > 60 * options.save_minutes
+            due = due or bool(options.save_steps and done.step % options.save_steps == 0)
+            wish = world.max(2 if reason else int(due))  # what one process wants, all do
             if wish:
                 log.check()
                 meter.read(done)
-                done.scaler = scaler.state_dict()
-                folder.save(model, optimiser, done, average=average.weights, best=best)
+                done.scaler = step.scaler.state_dict()
+                folder.save(model, step.optimiser, done, average=step.average.weights, best=best.weights)
                 saved = time.monotonic()
             if wish == 2:
-                bar.close()
-                raise Stopped(
-                    f"{reason or 'another process leaves'}; saved after step {done.step} of {total}: {directory}"
-                )
-            mark("log")
+                why = reason or "another process leaves"
+                raise Stopped(f"{why}; saved after step {done.step} of {total}: {directory}")
+            options.clock("log")
 
         log.check()
-        bar.close()
         meter.read(done)
-        average.swap()
-        if best is not None:
-            for name, value in trained(model).items():
-                value.data.copy_(best[name])
-        kept = done.step if best is None else (done.best_step or 0)
+        step.average.swap()
+        kept = best.restore(done)
         result = Fit(done.history, done.step, kept, meter.provenance(done))
         model.eval()
         if world.main:
@@ -202,60 +208,150 @@ def fit(
     return result
 
 
+class _Step:
+    """One optimiser step: front end, augmentation, forward and backward pass, update."""
+
+    def __init__(
+        self,
+        model: Any,
+        recipe: TrainRecipe,
+        objective: Objective,
+        forward: Forward | None,
+        *,
+        lr: float,
+        seed: int,
+        total: int,
+        world: World,
+        clock: Callable[[str], None],
+    ) -> None:
+        self.model, self.recipe, self.objective = model, recipe, objective
+        self.lr, self.seed, self.total, self.world, self.clock = lr, seed, total, world, clock
+        self.device = next(model.parameters()).device
+        groups = model.depth_groups() if recipe.layer_decay < 1 else None
+        self.optimiser = build_optimiser(model, recipe, lr=lr, depth_groups=groups)
+        self.average = Average(model, recipe.ema)
+        self.half = half_precision(recipe, self.device)
+        self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
+        if recipe.compile:
+            model.compile_blocks() if hasattr(model, "compile_blocks") else model.compile()
+        self.call = world.distribute(_Call(model, forward), self.device)
+
+    def __call__(self, step: int, batch: Batch) -> tuple[Tensor, float]:
+        """Train on a batch.
+
+        Returns:
+            The loss of this process's rows (on the device), and the learning rate.
+        """
+        size, rows = len(batch), self.world.rows(len(batch))
+        rate = factor(step, self.recipe, total=self.total, peak=self.lr)
+        set_rate(self.optimiser, rate)
+        self.clock("data")
+        mel, batch = self._spectrograms(step, batch, rows)
+
+        loss = torch.zeros((), device=self.device)
+        parts = _parts(rows, self.recipe.accumulate)
+        for i, part in enumerate(parts):
+            noise = torch_generator(self.seed, "model", step, self.world.rank, i)
+            with self.world.synchronised(self.call, now=i == len(parts) - 1):
+                with self._autocast():
+                    frames, clips = self.call(mel[part], noise)
+                share = (part.stop - part.start) * self.world.size / size
+                value = share * self.objective(frames.float(), clips.float(), batch, part)
+                self.clock("forward")
+                self.scaler.scale(value).backward()
+                self.clock("backward")
+            loss += value.detach()
+
+        if self.recipe.clip_gradient is not None:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_gradient)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.average.update()
+        self.clock("optimiser")
+        return loss, rate * self.lr
+
+    @torch.no_grad()
+    def _spectrograms(self, step: int, batch: Batch, rows: slice) -> tuple[Tensor, Batch]:
+        """Augmented spectrograms of the whole batch, and the batch with its labels augmented alike."""
+        mel = self.model.frontend(batch.waveform[rows], generator=torch_generator(self.seed, "frontend", step))
+        self.clock("frontend")
+        draws = numpy_generator(self.seed, "augment", step)
+        mel, batch = augment(self.world.gather(mel, len(batch)), batch, self.recipe.augment, generator=draws)
+        self.clock("augment")
+        return mel, batch
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, self.half) if self.half is not None else nullcontext()
+
+
+def half_precision(recipe: TrainRecipe, device: torch.device) -> torch.dtype | None:
+    """The type of forward and backward passes: the recipe's on a GPU, None (fp32) on a CPU."""
+    return HALF.get(recipe.precision) if device.type == "cuda" else None
+
+
 class _Call(nn.Module):
     """The model behind one `forward`, so that DistributedDataParallel sees every use of its parameters."""
 
-    def __init__(self, model: nn.Module, forward: Forward) -> None:
+    def __init__(self, model: Any, forward: Forward | None) -> None:
         super().__init__()
-        self.model, self.via = model, forward
+        self.model, self.function = model, forward
 
     def forward(self, mel: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return self.via(self.model, mel, generator)
+        if self.function is not None:
+            return self.function(self.model, mel, generator)
+        return self.model(mel, generator=generator, outputs="logits")
 
 
-def _groups(model: Any, recipe: Recipe, given: Sequence[Sequence[str]] | None) -> Sequence[Sequence[str]] | None:
-    if given is None and recipe.layer_decay < 1 and hasattr(model, "depth_groups"):
-        return model.depth_groups()
-    return given
+class _Best:
+    """The weights of the lowest validation loss, and the number of validations without a lower one."""
 
+    def __init__(self, model: nn.Module, validation: Validation | None) -> None:
+        self.model, self.validation = model, validation
+        self.weights: dict[str, Tensor] | None = None
 
-def _name(objective: str | Objective) -> str:
-    return objective if isinstance(objective, str) else getattr(objective, "__qualname__", "")
+    def update(self, metrics: Mapping[str, float], done: Progress) -> bool:
+        """Take the metrics of a validation; returns whether patience is exhausted."""
+        assert self.validation is not None
+        keeps, patience = self.validation.select == "best_loss", self.validation.patience
+        if not keeps and patience is None:
+            return False
+        if "val/loss" not in metrics:
+            raise UserError("select: best_loss and patience need a validation that gives val/loss")
+        if done.best is not None and metrics["val/loss"] >= done.best:
+            done.worse += 1
+        else:
+            done.best, done.best_step, done.worse = metrics["val/loss"], done.step, 0
+            if keeps:
+                weights = trained(self.model).items()
+                self.weights = {name: value.detach().to("cpu", copy=True) for name, value in weights}
+        return patience is not None and done.worse >= patience
+
+    def restore(self, done: Progress) -> int:
+        """Put the best weights into the model, if they were kept; returns the step of the model's weights."""
+        if self.weights is None:
+            return done.step
+        for name, value in trained(self.model).items():
+            value.data.copy_(self.weights[name])
+        return done.best_step or 0
 
 
 def _parts(rows: slice, parts: int) -> list[slice]:
-    """The rows in at most `parts` pieces, equal but for the last."""
+    """Cut `rows` into at most `parts` slices, equal but for the last."""
     each = -(-(rows.stop - rows.start) // parts)
     return [slice(start, min(rows.stop, start + each)) for start in range(rows.start, rows.stop, each)]
 
 
 def _bar(directory: Path, done: Progress, total: int, *, batch_size: int, show: bool) -> tqdm:
-    """Steps done, rate, loss and time left, on stderr; a line a minute where stderr is a file."""
-    interval = 1.0 if sys.stderr.isatty() else 60.0
-    counts = {"total": total * batch_size, "initial": done.step * batch_size}
+    """Clips done, rate, loss and time left, on stderr; a line per minute where stderr is a file."""
     return tqdm(
-        **counts,
+        total=total * batch_size,
+        initial=done.step * batch_size,
         unit=" clips",
         unit_scale=True,
         desc=str(directory),
         file=sys.stderr,
-        mininterval=interval,
+        mininterval=1.0 if sys.stderr.isatty() else 60.0,
         disable=not show,
     )
-
-
-def _judge(
-    metrics: Mapping[str, float], done: Progress, best: dict[str, Tensor] | None, model: nn.Module, recipe: Recipe
-) -> dict[str, Tensor] | None:
-    """Keep the weights of the lowest validation loss, and count validations without a better one."""
-    if recipe.select != "best_loss" and recipe.patience is None:
-        return best
-    if "val/loss" not in metrics:
-        raise UserError("select: best_loss needs a validation that gives val/loss")
-    if done.best is not None and metrics["val/loss"] >= done.best:
-        done.worse += 1
-        return best
-    done.best, done.best_step, done.worse = metrics["val/loss"], done.step, 0
-    if recipe.select != "best_loss":
-        return best
-    return {name: value.detach().to("cpu", copy=True) for name, value in trained(model).items()}

@@ -1,89 +1,79 @@
-"""What is minimised: a name from the configuration, or a function of one's own with the same arguments."""
+"""What is minimised: losses on frame labels, clip labels and soft labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from framekd.config import Recipe, UserError
+from framekd.config import UserError
+from framekd.inference import batch_logits
 from framekd.losses import bce, distillation
 
-Objective = Callable[[Tensor, Tensor, Any, slice, Recipe], Tensor]
-"""``objective(frame_logits, clip_logits, batch, rows, recipe)``: a loss of the clips ``rows`` of `batch`, as the mean
-that they would have alone; parts' means, weighted by their sizes, then average to that of the batch."""
 
+@dataclass(frozen=True)
+class Objective:
+    """A loss of logits. Micro-batch losses, weighted by their sizes, average to the loss of the batch.
 
-def strong(frames: Tensor, clips: Tensor, batch: Any, rows: slice, recipe: Recipe) -> Tensor:
-    """Frame labels, mixed with the ensemble's soft labels when the recipe distils (Step 3)."""
-    return _mixed(frames, batch.frame_labels, batch, rows, recipe)
+    Attributes:
+        kind: "strong": frame labels (Step 3). "weak": clip labels (Step 2). "both": frame labels of the clips that
+            have them, plus clip labels of the others (DESED).
+        distillation_weight: share of the loss on soft labels.
+    """
 
+    kind: Literal["strong", "weak", "both"]
+    distillation_weight: float = 0.0
 
-def weak(frames: Tensor, clips: Tensor, batch: Any, rows: slice, recipe: Recipe) -> Tensor:
-    """Clip labels, mixed with soft labels when the recipe distils (Step 2)."""
-    return _mixed(clips, batch.clip_labels, batch, rows, recipe)
+    def __call__(self, frames: Tensor, clips: Tensor, batch: Any, rows: slice) -> Tensor:
+        """The mean loss of some clips of a batch.
 
+        Args:
+            frames: frame logits [clips, classes, frames].
+            clips: clip logits [clips, classes].
+            batch: the whole batch, with its labels.
+            rows: the clips of the batch that the logits are of.
+        """
+        if self.kind == "both":
+            return self._both(frames, clips, batch, rows)
+        logits, labels = (frames, batch.frame_labels) if self.kind == "strong" else (clips, batch.clip_labels)
+        if labels is None:
+            raise UserError(f"the objective {self.kind!r} needs labels that the batches do not have")
+        if self.distillation_weight == 0:
+            return bce(logits, labels[rows])
+        if batch.soft_labels is None:
+            raise UserError(
+                f"distillation_weight is {self.distillation_weight:g}, but the batches have no soft labels; "
+                "give the loader an ensemble or write distillation_weight: 0.0"
+            )
+        return distillation(logits, labels[rows], batch.soft_labels[rows], weight=self.distillation_weight)
 
-def both(frames: Tensor, clips: Tensor, batch: Any, rows: slice, recipe: Recipe) -> Tensor:
-    """Frame labels of the clips that have them plus clip labels of the others (DESED)."""
-    strongly = batch.has_frame_labels
-    here = strongly[rows]
-    part = len(here) / len(strongly)
-    return bce(frames, batch.frame_labels[rows], clips=here, count=strongly.sum() * part) + bce(
-        clips, batch.clip_labels[rows], clips=~here, count=(~strongly).sum() * part
-    )
-
-
-OBJECTIVES: dict[str, Objective] = {"strong": strong, "weak": weak, "both": both}
-
-
-def resolve(objective: str | Objective) -> Objective:
-    """The objective of that name, or the function itself."""
-    if callable(objective):
-        return objective
-    if objective not in OBJECTIVES:
-        raise UserError(f"there is no objective {objective!r}; the objectives are {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[objective]
-
-
-def _mixed(logits: Tensor, labels: Tensor | None, batch: Any, rows: slice, recipe: Recipe) -> Tensor:
-    if labels is None:
-        raise UserError("the objective needs labels that the batches do not carry")
-    if recipe.distillation_weight == 0:
-        return bce(logits, labels[rows])
-    if batch.soft_labels is None:
-        raise UserError(
-            f"distillation_weight is {recipe.distillation_weight:g}, but the batches carry no soft labels; "
-            "give the loader an ensemble or write distillation_weight: 0.0"
-        )
-    return distillation(logits, labels[rows], batch.soft_labels[rows], weight=recipe.distillation_weight)
+    def _both(self, frames: Tensor, clips: Tensor, batch: Any, rows: slice) -> Tensor:
+        strongly = batch.has_frame_labels
+        here = strongly[rows]
+        part = len(here) / len(strongly)
+        on_frames = bce(frames, batch.frame_labels[rows], clips=here, count=strongly.sum() * part)
+        return on_frames + bce(clips, batch.clip_labels[rows], clips=~here, count=(~strongly).sum() * part)
 
 
 @torch.no_grad()
 def validation_loss(
-    model: Any, batches: Iterable[Any], recipe: Recipe, *, objective: str | Objective, device: torch.device | str
+    model: Any, batches: Iterable[Any], *, objective: Objective, device: torch.device
 ) -> dict[str, float]:
-    """Mean loss over `batches` in evaluation mode, as ``{"val/loss": …}``; clips weigh alike."""
-    compute = resolve(objective)
+    """Mean loss over `batches` in evaluation mode, each clip with the same weight, as ``{"val/loss": …}``.
+
+    Raises:
+        UserError: there are no clips.
+    """
     training = model.training
-    model.eval()
     total, clips = 0.0, 0
-    for host in batches:
-        batch = host.to(device)
-        size = len(batch.waveform)
-        frames, weak_logits = default_forward(model, model.frontend(batch.waveform), None)
-        total += float(compute(frames.float(), weak_logits.float(), batch, slice(0, size), recipe)) * size
+    for batch, [(frames, clip_logits)] in batch_logits([model], batches, device=device):
+        size = len(batch)
+        total += float(objective(frames, clip_logits, batch.to(device), slice(0, size))) * size
         clips += size
     model.train(training)
     if not clips:
         raise UserError("there are no validation clips; write validation_share: 0.05")
     return {"val/loss": total / clips}
-
-
-def default_forward(model: Any, mel: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Logits of any model, whatever its head gives by itself."""
-    if getattr(model, "head_outputs", "logits") == "probabilities":
-        return model(mel, generator=generator, outputs="logits")
-    return model(mel, generator=generator)

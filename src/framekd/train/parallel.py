@@ -1,13 +1,23 @@
-"""Several processes that train one model: the GPUs of a node, or (in tests) cores.
+"""Several processes that train one model: the GPUs of a node, or (in tests) CPU cores.
 
-Every process draws the same batch and the same decisions from (seed, step) and computes its own rows of it: front end,
-forward and backward pass. Spectrograms are gathered before they are augmented, since mixup pairs clips of different
-processes; gradients are averaged by DistributedDataParallel. So two processes take the steps that one would.
+Every process draws the same batch and the same decisions from (seed, step), and computes its own rows of the batch:
+front end, forward and backward pass. Spectrograms are gathered before they are augmented, since mixup pairs clips of
+different processes. DistributedDataParallel averages the gradients. So two processes take the steps of one.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -15,31 +25,38 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from framekd.config import UserError
+from framekd.train.state import STOPPED, Diverged, Stopped
+
+PATIENCE = 30.0
+"""Seconds that processes get to end by themselves after one of them has failed."""
+_REPORTED: tuple[type[BaseException], ...] = (Stopped, Diverged, UserError, FileNotFoundError)
+"""Exceptions that a process reports by their message, the more serious later."""
 
 
 class World:
-    """This process among those that train together; alone when torch.distributed is not initialised."""
+    """This process among those that train together. Without torch.distributed it is the only one."""
 
     def __init__(self) -> None:
         self.active = dist.is_available() and dist.is_initialized()
         self.size = dist.get_world_size() if self.active else 1
         self.rank = dist.get_rank() if self.active else 0
-        # Votes go over gloo, beside NCCL: they must not wait for, nor hold up, work queued on a GPU.
-        self._votes = dist.new_group(backend="gloo") if self.size > 1 else None
+        # Small host values go over gloo: over NCCL they would wait for the work that is queued on the GPU.
+        self._host = dist.new_group(backend="gloo") if self.size > 1 else None
 
     @property
     def main(self) -> bool:
+        """Whether this process writes files."""
         return self.rank == 0
 
     def rows(self, size: int) -> slice:
-        """The rows of a batch of `size` clips that this process computes."""
+        """The rows of a batch of `size` clips that this process computes. UserError if a process has none."""
         each = -(-size // self.size)
         if each * (self.size - 1) >= size:
             raise UserError(f"a batch of {size} clips is too small for {self.size} processes; use fewer, or more clips")
         return slice(self.rank * each, min(size, (self.rank + 1) * each))
 
     def gather(self, part: Tensor, size: int) -> Tensor:
-        """The rows of all processes, in order: `size` in all."""
+        """Concatenate the rows of all processes, in order; `size` is their number."""
         if self.size == 1:
             return part
         each = -(-size // self.size)
@@ -49,13 +66,13 @@ class World:
         dist.all_gather_into_tensor(whole, padded)
         return whole[:size]
 
-    def most(self, value: int) -> int:
-        """The largest of all processes' values: what one of them wants, all do."""
+    def max(self, value: int) -> int:
+        """The largest value over processes."""
         if self.size == 1:
             return value
-        vote = torch.tensor([value])
-        dist.all_reduce(vote, op=dist.ReduceOp.MAX, group=self._votes)
-        return int(vote)
+        largest = torch.tensor([value])
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._host)
+        return int(largest)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over processes."""
@@ -64,24 +81,24 @@ class World:
             values /= self.size
         return values
 
-    def total(self, value: float) -> float:
+    def sum(self, value: float) -> float:
         """The sum over processes."""
         if self.size == 1:
             return value
         out = torch.tensor([value], dtype=torch.float64)
-        dist.all_reduce(out, group=self._votes)
+        dist.all_reduce(out, group=self._host)
         return float(out)
 
-    def share(self, value: Any) -> Any:
-        """What the first process holds, for all."""
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value, on every process."""
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._votes)
+        dist.broadcast_object_list(box, src=0, group=self._host)
         return box[0]
 
-    def wrap(self, call: nn.Module, device: torch.device) -> nn.Module:
-        """`call` with its gradients averaged over processes."""
+    def distribute(self, call: nn.Module, device: torch.device) -> nn.Module:
+        """Wrap `call` so that its gradients are averaged over processes."""
         if self.size == 1:
             return call
         # A loss on frames never reaches the clip head, and layerdrop skips layers: unused parameters are normal.
@@ -92,11 +109,144 @@ class World:
             broadcast_buffers=False,
         )
 
-    def last(self, wrapped: nn.Module, is_last: bool) -> Any:
-        """A context in which gradients are exchanged only for the last part of an accumulated batch."""
-        return nullcontext() if is_last or self.size == 1 else wrapped.no_sync()  # type: ignore[operator]
+    def synchronised(self, distributed: nn.Module, now: bool) -> AbstractContextManager:
+        """The context of a backward pass: gradients are exchanged only if `now` (the last micro-batch of a step)."""
+        return nullcontext() if now or self.size == 1 else distributed.no_sync()  # type: ignore[operator]
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes: the first of those that train together, or the only one."""
+    """Whether this process writes files: the first of those that train together, or the only one."""
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def launch(function: Callable[..., None], *args: Any, processes: int | None = None) -> None:
+    """Call ``function(*args)`` in processes that train together.
+
+    SIGTERM and SIGUSR1 are forwarded to all processes. When one fails, all are ended.
+
+    Args:
+        function: importable by name. Its return value is dropped: results are files.
+        args: picklable.
+        processes: how many; None is one per visible GPU. A single one is this process.
+
+    Raises:
+        Stopped, Diverged, UserError, FileNotFoundError: as one of the processes raised it.
+        RuntimeError: for any other failure; the traceback is in the log.
+    """
+    processes = processes if processes is not None else max(1, torch.cuda.device_count())
+    if processes == 1:
+        function(*args)
+        return
+    context = multiprocessing.get_context("spawn")
+    reports = context.SimpleQueue()
+    threads = max(1, torch.get_num_threads() // processes)
+    about = (processes, _free_port(), threads, reports, function, args)
+    workers = [context.Process(target=_worker, args=(rank, *about)) for rank in range(processes)]
+    with _forwarded_to(workers) as received:
+        with _hidden_main():
+            for worker in workers:
+                worker.start()
+        _wait(workers)
+    if any(worker.exitcode for worker in workers):
+        raise _failure(workers, reports, received)
+
+
+def _worker(
+    rank: int, processes: int, port: int, threads: int, reports: Any, function: Callable[..., None], args: tuple
+) -> None:
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(rank)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=processes)
+        function(*args)
+        dist.destroy_process_group()
+    except BaseException as error:  # noqa: BLE001 (the parent raises it)
+        kind = next((kind for kind in _REPORTED if isinstance(error, kind)), None)
+        if kind is not None:
+            reports.put((_REPORTED.index(kind), str(error)))
+        else:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Exit at once: an orderly exit could wait for processes of the group that have ended.
+        os._exit(STOPPED if kind is Stopped else 1)
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Hide the main module: spawned processes would run it again, and a job's script has no guard."""
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__dict__.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)
+
+
+@contextmanager
+def _forwarded_to(workers: Sequence[Any]) -> Iterator[list[str]]:
+    """Forward SIGTERM and SIGUSR1 to `workers`; yields the names of those received."""
+    received: list[str] = []
+
+    def forward(number: int, _: Any) -> None:
+        received.append(signal.Signals(number).name)
+        for worker in workers:
+            if worker.pid is not None and worker.is_alive():
+                os.kill(worker.pid, number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(workers: Sequence[Any]) -> None:
+    """Wait for all processes; kill those that outlive a failed one by more than `PATIENCE`."""
+    running, deadline = {worker.sentinel: worker for worker in workers}, None
+    while running:
+        ready = wait(list(running), None if deadline is None else max(0.0, deadline - time.monotonic()))
+        if not ready:
+            for worker in running.values():
+                worker.kill()
+            deadline = None
+        for sentinel in ready:
+            worker = running.pop(sentinel)
+            worker.join()
+            if worker.exitcode not in (0, STOPPED) and deadline is None:
+                deadline = time.monotonic() + PATIENCE
+
+
+def _failure(workers: Sequence[Any], reports: Any, received: Sequence[str]) -> BaseException:
+    """Choose which process's exit to report: exceptions before signals, explicit messages before bare exit codes."""
+    messages = []
+    while not reports.empty():
+        messages.append(reports.get())
+    if messages:
+        kind, text = max(messages, key=lambda report: report[0])
+        return _REPORTED[kind](text)
+    if received:
+        return Stopped(f"{received[0]} came before the training had begun")
+    codes = ", ".join(str(worker.exitcode) for worker in workers)
+    return RuntimeError(f"processes that train together ended with exit codes {codes}; the log above has their errors")

@@ -1,10 +1,9 @@
-"""Where randomness comes from: every generator is a hash of the run's seed, a purpose and the step.
+"""Random generators, each seeded by a hash of the run's seed, a purpose and the step.
 
     value = first 63 bits of BLAKE2b("seed/purpose/step/…")
 
-Generators are made anew for each step instead of being carried along: a run that continues at step 7,000 needs none of
-the 7,000 before, and no state of a generator is ever saved. Decisions (who mixes with whom, how far a clip is shifted)
-come from generators on the host, so that they do not depend on the device.
+Every step makes its generators anew, so that a run continues at any step without a saved generator state. Decisions
+(which clips are mixed, how far a clip is shifted) come from generators on the host: they do not depend on the device.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The state of a run on disk: written aside and renamed, so that it is whole at any moment; no pickle.
+"""The state of a run: what has to be saved to continue it exactly, and the folder that keeps it.
 
-It lives in ``.resume`` beside the run's output. That folder is no declared output of the workflow, which deletes what a
-failed job has declared; it is removed when the run has ended well.
+The folder is ``.resume`` beside the run's output. It is no declared output of the workflow, because Snakemake deletes
+the declared outputs of a failed job. It is removed when the run has ended well. States are written aside and renamed,
+so that the file is whole at any moment; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from framekd.config import UserError
-from framekd.optim import Optimiser
+from framekd.files import replacing
 
 STOPPED = 75
 """Exit code of a run that saved its state and left early (EX_TEMPFAIL of sysexits.h: try again)."""
@@ -45,7 +46,7 @@ class Stopped(SystemExit):
 
 
 class Diverged(RuntimeError):
-    """The loss is no number any more."""
+    """The loss is not finite."""
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Progress:
 
 
 class RunFolder:
-    """The run's hidden folder: one writer at a time, a state that is always whole, signals and the wall time.
+    """The hidden folder of a run: a lock against a second writer, the saved state, signals and the wall time.
 
     A context manager. Only the first of several processes writes.
     """
@@ -91,7 +92,7 @@ class RunFolder:
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1):
-                self._before[number] = signal.signal(number, self._heard)
+                self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,11 +101,11 @@ class RunFolder:
         if self.writes:
             self._lock.release()
 
-    def _heard(self, number: int, _: Any) -> None:
+    def _on_signal(self, number: int, _: Any) -> None:
         self.signal = signal.Signals(number).name
 
     def reason_to_leave(self) -> str | None:
-        """Why the run should save and leave now, if it should."""
+        """Why the run should save its state and end now; None if it should not."""
         if self.signal:
             return f"{self.signal} came"
         if self.deadline is not None and time.time() >= self.deadline:
@@ -114,32 +115,34 @@ class RunFolder:
     def save(
         self,
         model: nn.Module,
-        optimiser: Optimiser,
+        optimiser: torch.optim.Optimizer,
         progress: Progress,
         *,
-        average: Mapping[str, torch.Tensor],
-        best: Mapping[str, torch.Tensor] | None = None,
+        average: Mapping[str, Tensor],
+        best: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write the state; a kill at any moment leaves the one before or this one."""
         if not self.writes:
             return
         tensors = {f"model/{name}": value for name, value in trained(model).items()}
-        names = {parameter: name for name, parameter in model.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         for parameter, slots in optimiser.state.items():
-            tensors |= {f"optimiser/{names[parameter]}/{slot}": value for slot, value in slots.items()}
+            present = {slot: value for slot, value in slots.items() if value is not None}
+            tensors |= {f"optimiser/{names[parameter]}/{slot}": value for slot, value in present.items()}
         tensors |= {f"average/{name}": value for name, value in average.items()}
         tensors |= {f"best/{name}": value for name, value in (best or {}).items()}
         tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
-        aside = self.file.with_suffix(".partial")
-        save_file(tensors, aside, {"identity": self.identity, "progress": json.dumps(asdict(progress))})
-        with aside.open("rb") as handle:
-            os.fsync(handle.fileno())
-        aside.replace(self.file)
+        with replacing(self.file) as aside:
+            save_file(tensors, aside, {"identity": self.identity, "progress": json.dumps(asdict(progress))})
 
     def restore(
-        self, model: nn.Module, optimiser: Optimiser, average: Mapping[str, torch.Tensor]
-    ) -> tuple[Progress, dict[str, torch.Tensor] | None]:
-        """Load the state into `model`, `optimiser` and `average`, if there is one of this very run; else start anew."""
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, average: Mapping[str, Tensor]
+    ) -> tuple[Progress, dict[str, Tensor] | None]:
+        """Load the saved state into `model`, `optimiser` and `average`, if there is one of this very run.
+
+        Returns:
+            How far the run is, and the best weights so far (None without selection).
+        """
         if not self.file.exists():
             return Progress(), None
         with safe_open(self.file, "pt") as handle:
@@ -167,7 +170,7 @@ class RunFolder:
                 shutil.rmtree(self.folder)
 
 
-def trained(model: nn.Module) -> dict[str, torch.Tensor]:
+def trained(model: nn.Module) -> dict[str, Tensor]:
     """What training changes: parameters that train, and buffers that are part of the weights."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
@@ -188,3 +191,43 @@ def _deadline(time_limit: float | None, *, margin: float = 120.0) -> float | Non
     if (slurm := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
         ends.append(int(slurm) - margin)
     return min(ends, default=None)
+
+
+class Average:
+    """``a ← decay · a + (1 − decay) · w`` after every step, from the weights that the run starts with.
+
+    It averages the parameters that train; buffers stay the model's. Without a decay it is empty and does nothing.
+    Processes that train together have equal weights, hence equal averages.
+
+    Attributes:
+        weights: the average by parameter name, on the model's device.
+    """
+
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
+        self.decay = decay
+        training = [] if decay is None else [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self._parameters: list[Tensor] = [parameter for _, parameter in training]
+        self.weights: dict[str, Tensor] = {name: parameter.detach().clone() for name, parameter in training}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Update the average with the present weights."""
+        if self.decay is not None:
+            torch._foreach_lerp_(list(self.weights.values()), self._parameters, 1.0 - self.decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the model's weights and the average."""
+        for parameter, mean in zip(self._parameters, self.weights.values(), strict=True):
+            own = parameter.detach().clone()
+            parameter.copy_(mean)
+            mean.copy_(own)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model has the averaged weights inside the block, and its own after it."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()

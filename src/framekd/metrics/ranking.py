@@ -1,4 +1,4 @@
-"""Partial area under the ROC curve over segments of one second (sed_scores_eval's segment_based.auroc)."""
+"""Metrics of ranked scores: mean average precision of clips, and area under the ROC curve of one-second segments."""
 
 from __future__ import annotations
 
@@ -11,13 +11,94 @@ import numpy as np
 
 from framekd.config import UserError
 from framekd.metrics._compile import cores
-from framekd.metrics._tiles import as_numpy, check_stamps, exact_type, frame_stamps
-from framekd.metrics.truth import Events, Truth, check_same_clips, first_five, prepare_truth
+from framekd.metrics.inputs import (
+    Events,
+    Truth,
+    as_numpy,
+    check_same_clips,
+    check_stamps,
+    exact_type,
+    first_five,
+    frame_stamps,
+    portions,
+    prepare_truth,
+)
+
+
+@dataclass(frozen=True)
+class MAP:
+    """Mean average precision.
+
+    Attributes:
+        value: mean over the classes that occur.
+        per_class: {class: average precision}.
+        left_out: classes that do not occur.
+    """
+
+    value: float
+    per_class: dict[str, float]
+    left_out: tuple[str, ...]
+    clips: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "value": self.value,
+            "per_class": self.per_class,
+            "classes_without_truth": list(self.left_out),
+            "counts": {"clips": self.clips, "classes": len(self.per_class)},
+            "settings": {"metric": "mAP", "average": "macro", "ties": "one threshold"},
+        }
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Sum of precision times the step in recall over all distinct thresholds. scores, positive (bool): [clips]."""
+    order = np.argsort(scores)[::-1]
+    ranked = scores[order]
+    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(order) - 1)
+    hits = np.cumsum(positive[order])[ends]
+    return float((np.diff(hits, prepend=0) * hits / (ends + 1)).sum() / hits[-1])
+
+
+def mean_average_precision(scores: Any, targets: Any, classes: Sequence[str] | None = None) -> MAP:
+    """Mean over classes of the average precision of clip tags, the metric of AudioSet Weak (Step 2).
+
+    Scikit-learn's definition: equal scores are one threshold. Classes without a positive clip are left out and named.
+
+    Args:
+        scores: [clips, classes], any monotone scores; numpy or torch.
+        targets: [clips, classes] of 0 and 1.
+        classes: names of the columns; None: their numbers.
+    Raises:
+        UserError: a score is NaN, shapes differ, targets are not 0 and 1, or no clip has a tag.
+    """
+    values, tags = as_numpy(scores), as_numpy(targets)
+    if values.ndim != 2 or values.shape != tags.shape:
+        raise UserError(f"Scores and targets must both be [clips, classes], but are {values.shape} and {tags.shape}.")
+    names = list(classes) if classes is not None else [str(k) for k in range(values.shape[1])]
+    if len(names) != values.shape[1]:
+        raise UserError(f"Scores have {values.shape[1]} columns, but there are {len(names)} classes.")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        clip = int(np.isnan(values).any(1).argmax())
+        raise UserError(f"The scores contain NaN, first in clip {clip} (counted from 0).")
+    if not ((tags == 0) | (tags == 1)).all():
+        raise UserError("Targets must be 0 or 1.")
+    positive = tags.astype(bool)
+    present = positive.any(0)
+    if not present.any():
+        raise UserError(f"No clip has a tag of any class: {first_five(names)}.")
+    per_class = {names[k]: average_precision(values[:, k], positive[:, k]) for k in np.flatnonzero(present)}
+    left_out = tuple(names[k] for k in np.flatnonzero(~present))
+    return MAP(float(np.mean(list(per_class.values()))), per_class, left_out, len(values))
 
 
 @dataclass(frozen=True)
 class AUROC:
-    """value: mean over classes; per_class: {class: area}, both divided by max_fpr, so that a perfect system has 1."""
+    """Partial area under the ROC curve, divided by max_fpr so that a perfect system has 1.
+
+    Attributes:
+        value: mean over classes.
+        per_class: {class: area}.
+    """
 
     value: float
     per_class: dict[str, float]
@@ -34,7 +115,7 @@ class AUROC:
 
 
 def partial_auc(scores: np.ndarray, positive: np.ndarray, max_fpr: float | None) -> float:
-    """Area under the staircase of true- over false-positive rate up to max_fpr, over max_fpr. NaN without negatives."""
+    """Area under the ROC staircase up to max_fpr, divided by max_fpr. NaN without positives or negatives."""
     order = np.argsort(scores)[::-1]
     ranked = scores[order]
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(order) - 1)
@@ -48,9 +129,16 @@ def partial_auc(scores: np.ndarray, positive: np.ndarray, max_fpr: float | None)
 
 
 class SegmentAUROC:
-    """Area under the ROC curve of segments, for scores that arrive in portions; keeps one value a segment and class.
+    """Area under the ROC curve of segments, for scores that arrive in portions (sed_scores_eval's segment_based.auroc).
 
-    Arguments as for `PSDS`; segment_seconds: length of a segment; max_fpr: highest false-positive rate (None: 1).
+    A segment is positive if an event touches it. Its score is the highest of the frames that touch it. The number of
+    segments follows from the clip's duration.
+
+    Args:
+        classes, ground_truth, durations, timestamps, threads: as for `PSDS`.
+        segment_seconds: length of a segment.
+        max_fpr: highest false-positive rate; None: 1.
+        options: arguments of `prepare_truth`.
     """
 
     def __init__(
@@ -76,7 +164,7 @@ class SegmentAUROC:
         self._scores: dict[int, np.ndarray] = {}
 
     def add(self, clips: Sequence[str], scores: Any) -> None:
-        """Scores [clips, frames, classes] of some clips, numpy or torch. Raises UserError for NaN and unknown clips."""
+        """Add scores [clips, frames, classes], numpy or torch. Raises UserError for NaN and for unknown clips."""
         values = as_numpy(scores)
         if values.ndim != 3 or len(clips) != len(values) or values.shape[2] != len(self._given):
             raise UserError(
@@ -89,7 +177,7 @@ class SegmentAUROC:
         if self._stamps is None:
             self._stamps = frame_stamps(values.shape[1])
         if len(self._stamps) != values.shape[1] + 1:
-            raise UserError(f"{values.shape[1]} frames need as many timestamps and one, not {len(self._stamps)}.")
+            raise UserError(f"{values.shape[1]} frames need {values.shape[1] + 1} timestamps, not {len(self._stamps)}.")
         for clip, row in zip(clips, values):
             if clip in self.truth.row:
                 self._scores[self.truth.row[clip]] = self._maxima(row, clip)
@@ -98,7 +186,7 @@ class SegmentAUROC:
         return np.round(np.arange(int(np.ceil(duration / self._segment)) + 1) * self._segment, 6)
 
     def _maxima(self, scores: np.ndarray, clip: str) -> np.ndarray:
-        """[segments, classes] highest score of the frames that touch each segment; 0 where there are none."""
+        """Highest score of the frames that touch each segment: [segments, classes]; 0 for a segment without frames."""
         assert self._stamps is not None
         values: np.ndarray = scores[:, self._columns].astype(exact_type(scores.dtype), copy=False)
         if np.isnan(values).any():
@@ -114,7 +202,7 @@ class SegmentAUROC:
         return out
 
     def _targets(self, row: int) -> np.ndarray:
-        """[segments, classes] whether an event of the class touches the segment."""
+        """Whether an event of the class touches the segment: [segments, classes] bool."""
         edges = self._edges(self.truth.durations[row])
         targets = np.zeros((len(edges) - 1, len(self.truth.classes)), dtype=bool)
         for e in range(self.truth.starts[row], self.truth.starts[row + 1]):
@@ -123,7 +211,7 @@ class SegmentAUROC:
         return targets
 
     def result(self) -> AUROC:
-        """Refuses while clips with ground truth lack scores."""
+        """Return the areas. Raises UserError if clips with ground truth have no scores yet."""
         missing = [clip for clip, row in self.truth.row.items() if row not in self._scores]
         if missing:
             raise UserError(f"{len(missing)} clips with ground truth have no scores: {first_five(missing)}.")
@@ -146,22 +234,13 @@ def segment_auroc(
     clips: Sequence[str] | None = None,
     **options: Any,
 ) -> AUROC:
-    """Partial AUROC over 1-s segments up to a false-positive rate of 0.1, mean over classes. Arguments as for `psds1`.
+    """Partial AUROC over 1-s segments up to a false-positive rate of 0.1, mean over classes.
 
-    A segment is positive if an event touches it; its score is the highest of the frames that touch it. The number of
-    segments follows from the clip's duration, as in sed_scores_eval. options: those of `SegmentAUROC`.
+    Arguments as for `psds1`; options: those of `SegmentAUROC`.
     """
-    portions: Any
-    if isinstance(scores, Mapping):
-        names = list(scores)
-        portions = (([name], as_numpy(scores[name])[None]) for name in names)
-    elif clips is None:
-        raise ValueError("Scores given as one array [clips, frames, classes] need clips=[…].")
-    else:
-        names = list(clips)
-        portions = ((names[i : i + 32], scores[i : i + 32]) for i in range(0, len(names), 32))
+    names, parts = portions(scores, clips, 32)
     check_same_clips(scores=names, ground_truth=ground_truth)
     evaluation = SegmentAUROC(classes, ground_truth, durations, **options)
-    for some, values in portions:
+    for some, values in parts:
         evaluation.add(some, values)
     return evaluation.result()

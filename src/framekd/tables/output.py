@@ -1,0 +1,135 @@
+"""Writing the tables: .csv, and the paper's rows and columns as .md and .tex. Equal inputs give equal bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from framekd.files import write_text
+from framekd.tables.build import significance, table1, table2, teachers
+from framekd.tables.rows import CHECKPOINT_TITLES, MODES, PUBLISHED, Paths, title_of
+
+MINIATURE_NOTE = (
+    "This run used the embedded miniature, not AudioSet, and small models: the published numbers stand beside ours "
+    "for reference only, and the two are not comparable."
+)
+
+
+def percent(mean: float, std: float, paper: float) -> str:
+    """``45.8 ± 0.2 (46.1, −0.3)``: mean, standard deviation over seeds, published value, difference."""
+    text = f"{mean:.1f}" + ("" if math.isnan(std) else f" ± {std:.1f}")
+    return text if math.isnan(paper) else f"{text} ({paper:.1f}, {mean - paper:+.1f})".replace("-", "−")
+
+
+def _cell(rows: pd.DataFrame) -> str:
+    row = rows.iloc[0]
+    return percent(row["mean"], row["std"], row["published"])
+
+
+def wide_settings(frame: pd.DataFrame) -> pd.DataFrame:
+    """Table I or the teachers' table as printed: a row per setting, a column per model."""
+    models = list(dict.fromkeys(frame["model"]))
+    rows = []
+    for setting in dict.fromkeys(frame["setting"]):
+        part = frame[frame["setting"] == setting]
+        cells = {m: _cell(part[part["model"] == m]) if (part["model"] == m).any() else "–" for m in models}
+        rows.append({"setting": title_of(setting), **cells})
+    return pd.DataFrame(rows)
+
+
+def wide_table2(frame: pd.DataFrame) -> pd.DataFrame:
+    """Table II as printed: a row per model and checkpoint; three tasks frozen, then fine-tuned."""
+    rows = []
+    for model, checkpoint in dict.fromkeys(zip(frame["model"], frame["checkpoint"])):
+        part = frame[(frame["model"] == model) & (frame["checkpoint"] == checkpoint)]
+        cells = {
+            f"{MODES.get(mode, mode)} {task}": _cell(part[(part["mode"] == mode) & (part["task"] == task)])
+            for mode, task in dict.fromkeys(zip(part["mode"], part["task"]))
+        }
+        rows.append({"model": model, "checkpoint": CHECKPOINT_TITLES.get(checkpoint, checkpoint), **cells})
+    return pd.DataFrame(rows)
+
+
+def markdown(frame: pd.DataFrame, *, title: str, notes: Iterable[str] = ()) -> str:
+    """Markdown table of strings, with the title above and the notes below."""
+    heads = [str(name) for name in frame.columns]
+    lines = [f"**{title}**", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join([*lines, *(line for note in notes for line in ("", note))]) + "\n"
+
+
+def latex(frame: pd.DataFrame, *, title: str, label: str, notes: Iterable[str] = ()) -> str:
+    """LaTeX table of strings (booktabs); the notes follow the caption."""
+    special = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "−": "$-$", "–": "--"}
+
+    def clean(value: object) -> str:
+        return "".join(special.get(char, char) for char in str(value))
+
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{clean(' '.join([title, *notes]))}}}"]
+    lines += [rf"\label{{{label}}}", rf"\begin{{tabular}}{{l{'c' * (len(frame.columns) - 1)}}}", r"\toprule"]
+    lines += [" & ".join(map(clean, frame.columns)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(clean, row)) + r" \\" for row in frame.itertuples(index=False)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def notes_of(*, miniature: bool) -> list[str]:
+    """Notes below every table of a run."""
+    reading = "Each cell: mean ± sample standard deviation (published value, difference)."
+    return [reading, MINIATURE_NOTE] if miniature else [reading]
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None:
+    """Write `frame` as .csv with a fixed number of decimals."""
+    write_text(path, frame.to_csv(index=False, float_format=f"%.{digits}f", lineterminator="\n"))
+
+
+def _write_all(path: Path, frame: pd.DataFrame, wide: pd.DataFrame, *, title: str, notes: list[str]) -> None:
+    write_csv(path, frame)
+    write_text(path.with_suffix(".md"), markdown(wide, title=title, notes=notes))
+    write_text(path.with_suffix(".tex"), latex(wide, title=title, label=f"tab:{path.stem}", notes=notes))
+
+
+TITLES = {
+    "table1": "PSDS1 (percent, without variance penalty) on the evaluation clips, per setting.",
+    "teachers": "PSDS1 (percent, without variance penalty) of single teachers and of their ensemble.",
+    "table2": "Downstream: DESED PSDS1 with variance penalty; DC16-T2 and MAESTRO onset F-measure at 50 ms (percent).",
+}
+
+
+def write_table1(
+    settings: Paths, csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
+) -> pd.DataFrame:
+    """Write Table I to `csv`, and as .md and .tex beside it. settings: .csv of each evaluation."""
+    frame = table1(settings, published_dir=published_dir)
+    _write_all(Path(csv), frame, wide_settings(frame), title=TITLES["table1"], notes=notes_of(miniature=miniature))
+    return frame
+
+
+def write_teachers(
+    settings: Paths, csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
+) -> pd.DataFrame:
+    """Write the teachers' table to `csv`, and as .md and .tex beside it. settings: .csv of each evaluation."""
+    frame = teachers(settings, published_dir=published_dir)
+    _write_all(Path(csv), frame, wide_settings(frame), title=TITLES["teachers"], notes=notes_of(miniature=miniature))
+    return frame
+
+
+def write_table2(
+    paths: Iterable[str | Path], csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
+) -> pd.DataFrame:
+    """Write Table II to `csv`, and as .md and .tex beside it. paths: .csv of the downstream jobs."""
+    frame = table2(paths, published_dir=published_dir)
+    _write_all(Path(csv), frame, wide_table2(frame), title=TITLES["table2"], notes=notes_of(miniature=miniature))
+    return frame
+
+
+def write_significance(
+    settings: Paths, csv: str | Path, *, alpha: float, comparisons: int, epsilon: float, seed: int = 0
+) -> pd.DataFrame:
+    """Write the significance tests to `csv`."""
+    frame = significance(settings, alpha=alpha, comparisons=comparisons, epsilon=epsilon, seed=seed)
+    write_csv(csv, frame, digits=4)
+    return frame
