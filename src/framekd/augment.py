@@ -5,7 +5,7 @@ The operations, their order and their distributions are those of the authors' tr
 filter augmentation (Nam et al., ICASSP 2022) and frequency warping (random resize and crop of the bins, after BYOL-A).
 As there, some draws are per batch and some per clip. Labels and soft labels move with the audio in every operation.
 
-Every ``draw_…`` function draws from one NumPy generator on the CPU, so that a CPU and a GPU make the same decisions; the
+The ``draw_…`` functions draw from one NumPy generator on the CPU, so that a CPU and a GPU make the same decisions. The
 other functions are deterministic. The last three operations are linear in each time frame, so they are combined into
 one matrix per clip and applied in one product.
 """
@@ -38,7 +38,7 @@ def augment(
         mel: normalised log-mels.
         batch: a dataclass with `frame_labels` and `soft_labels` [batch, classes, label frames] (soft labels may also
             be [batch, classes]) and `clip_labels` [batch, classes], all 0..1 or None. If it has `has_frame_labels`
-            ([batch] bool), mixup joins only clips with equal values, because the frame labels of the others are unknown.
+            ([batch] bool), mixup joins only clips with equal values: the frame labels of the others are unknown.
         config: probabilities and strengths.
         generator: source of all draws.
     Returns:

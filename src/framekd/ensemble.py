@@ -231,9 +231,9 @@ def filenames(ids: Sequence[str]) -> list[bytes]:
 class SoftLabels:
     """An ensemble file as soft labels: ``rows(ids)`` gives probabilities, float32 [clips, classes, frames].
 
-    A clip is found by its clip id, by ``Y<ytid>.mp3`` or by ``<ytid>``. Exact names come first; names that lost trailing
-    letters to ``rstrip(".mp3")`` in the authors' code are found too. Classes are matched by id, else by name, in any
-    order. A file without a class list must have as many classes as `classes`.
+    A clip is found by its clip id, by ``Y<ytid>.mp3`` or by ``<ytid>``, and also if its name lost trailing letters to
+    ``rstrip(".mp3")`` in the authors' code; an exact name is preferred. Classes are matched by id, else by name, in
+    any order. A file without a class list must have as many classes as `classes`.
 
     Args:
         path: the HDF5 file.
@@ -253,17 +253,13 @@ class SoftLabels:
             raise ValueError(f'missing_clips is "refuse" or "labels", not {missing_clips!r}')
         self.missing_clips = missing_clips
         if not self.path.is_file():
-            raise UserError(
-                f"{self.path}: no such ensemble file; make it first (rule ensemble), or fetch the published one"
-            )
+            raise UserError(f"{self.path}: no such ensemble file; make it (rule ensemble) or fetch the published one")
         if not h5py.is_hdf5(self.path):
-            raise UserError(f"{self.path} is not an HDF5 file; fetch the file itself, not the web page that links to it")
+            raise UserError(f"{self.path} is not an HDF5 file; fetch the file, not the web page that links to it")
         with h5py.File(self.path, "r") as file:
-            lacking = [name for name in ("filenames", "strong_logits") if name not in file]
-            if lacking:
-                raise UserError(
-                    f"{self.path}: no dataset {lacking[0]!r}; an ensemble file has filenames and strong_logits"
-                )
+            for name in ("filenames", "strong_logits"):
+                if name not in file:
+                    raise UserError(f"{self.path}: no dataset {name!r}; an ensemble file has filenames and strong_logits")
             data = file["strong_logits"]
             self.shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
             self._names = [_text(name) for name in file["filenames"][:]]
@@ -273,9 +269,8 @@ class SoftLabels:
             about = self.path.stat()
             self.identity = _text(file.attrs.get("identity", f"{about.st_size} bytes, {about.st_mtime_ns} ns"))
         if len(self.shape) != 3 or self.shape[0] != len(self._names):
-            raise UserError(
-                f"{self.path}: strong_logits has shape {list(self.shape)} for {len(self._names)} file names"
-            )
+            shape = list(self.shape)
+            raise UserError(f"{self.path}: strong_logits has shape {shape} for {len(self._names)} filenames")
         self._columns, self.mask = self._match(classes, names, mids)
         self._index = self._spellings()
         self._memory: np.memmap | None = None
@@ -289,10 +284,8 @@ class SoftLabels:
         count = self.shape[1]
         if not names and not mids:
             if count != len(classes):
-                raise UserError(
-                    f"{self.path} has no class list and {count} classes, but {len(classes)} are trained; "
-                    "take an ensemble of the same classes"
-                )
+                trained = f"but {len(classes)} are trained; take an ensemble of the same classes"
+                raise UserError(f"{self.path} has no class list and {count} classes, {trained}")
             return None, torch.ones(count, dtype=torch.bool)
         theirs, ours = (mids, classes.mids) if mids else (names, classes.names)
         if len(theirs) != count or len(set(theirs)) != count:
@@ -300,9 +293,7 @@ class SoftLabels:
         row = {name: i for i, name in enumerate(theirs)}
         columns = np.array([row.get(name, -1) for name in ours], dtype=np.int64)
         if (columns < 0).all():
-            raise UserError(
-                f"{self.path} has none of the classes that are trained; its first are {', '.join(theirs[:3])}"
-            )
+            raise UserError(f"{self.path} has none of the trained classes; its first are {', '.join(theirs[:3])}")
         same = len(columns) == count and (columns == np.arange(count)).all()
         return (None if same else columns), torch.from_numpy(columns >= 0)
 

@@ -1,4 +1,4 @@
-"""The ensemble file: the mean of its members, written in bounded memory, resumable; soft labels found by any spelling."""
+"""The ensemble file: the mean of its members, in bounded memory, resumable; soft labels are found by any spelling."""
 
 import json
 import os
@@ -300,7 +300,7 @@ def test_missing_classes_are_masked_and_others_matched_by_name(tmp_path):
     ("attributes", "wanted", "sentence"),
     [
         ({}, ["a", "b", "c"], "no class list and 2 classes, but 3 are trained"),
-        ({"classes": ["x", "y"]}, ["a", "b"], "none of the classes that are trained"),
+        ({"classes": ["x", "y"]}, ["a", "b"], "none of the trained classes"),
         ({"classes": ["x", "x"]}, ["x", "b"], "class list has 1 classes for 2 rows"),
     ],
 )
