@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,7 @@ def write_ensemble(
         raise UserError(f"{path}: an ensemble needs at least one member")
     identity = _identity(members, clips, classes, precision)
     step = batch_size if resident else -(-shard // batch_size) * batch_size
-    groups: list[Callable[[], list[FrameModel]]]
-    if resident:
-        held = [_load(member, classes) for member in members]
-        groups = [lambda: held]
-    else:
-        groups = [lambda member=member: [_load(member, classes)] for member in members]
+    held = [_load(member, classes) for member in members] if resident else None
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -97,8 +92,8 @@ def write_ensemble(
             while target.done < len(clips):
                 part = clips.select(range(target.done, min(target.done + step, len(clips))))
                 total = np.zeros((len(part), len(classes), CLIP_FRAMES), np.float32)
-                for load in groups:
-                    _add(total, load(), part, batch_size, place, precision)
+                for models in [held] if held else ([_load(member, classes)] for member in members):
+                    _add(total, models, part, batch_size, place, precision)
                 target.write(total / np.float32(len(members)))
                 bar.update(len(part))
         target.publish()
@@ -259,7 +254,9 @@ class SoftLabels:
         with h5py.File(self.path, "r") as file:
             for name in ("filenames", "strong_logits"):
                 if name not in file:
-                    raise UserError(f"{self.path}: no dataset {name!r}; an ensemble file has filenames and strong_logits")
+                    raise UserError(
+                        f"{self.path}: no dataset {name!r}; an ensemble file has filenames and strong_logits"
+                    )
             data = file["strong_logits"]
             self.shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
             self._names = [_text(name) for name in file["filenames"][:]]
