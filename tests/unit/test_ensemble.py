@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 from training_runs import CLASSES, SIZES, clips, start
 
@@ -122,6 +123,11 @@ def test_members_of_other_classes_are_refused(made, tmp_path):
         write_ensemble(tmp_path / "e.h5", [folder], data, classes=data.classes, device="cpu", progress=False)
     with pytest.raises(UserError, match="train this member first"):
         write_ensemble(tmp_path / "e.h5", [tmp_path / "none"], data, classes=data.classes, device="cpu", progress=False)
+
+
+def test_two_processes_do_not_write_the_same_file(tmp_path):
+    with FileLock(tmp_path / ".e.h5.lock"), pytest.raises(UserError, match=r"another process is writing .*e\.h5"):
+        write_with(tmp_path / "e.h5", member(1))
 
 
 class Counting(nn.Module):
