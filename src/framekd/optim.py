@@ -47,7 +47,11 @@ def build_optimiser(
         for (peak, decay), params in gathered.items()
     ]
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
+        optimiser = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
+        # Buffers of zeros, since the fused kernel takes all buffers or none, and layerdrop leaves some gradients out.
+        for parameter in (parameter for group in groups for parameter in group["params"]):
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimiser
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
     return kind(groups, lr=lr, betas=recipe.betas, fused=True)
 

@@ -25,6 +25,7 @@ from framekd.train import (
     Fit,
     Objective,
     RunOptions,
+    Stopped,
     Validation,
     fit,
     is_main,
@@ -55,11 +56,20 @@ def train_weak(job: Step2Job, *, inputs: Inputs, weights: Sequence[str], process
         weights: outputs, by model.
         processes: how many train a model together.
     """
-    for (name, _), start, out in zip(job.recipes.items(), inputs["weights"], weights, strict=True):
-        launch(_train_weak, job, dict(inputs), name, Path(start).parent, Path(out).parent, processes=processes)
+    late = None
+    for name, start, out in zip(job.recipes, inputs["weights"], weights, strict=True):
+        leave_if(late)
+        folders = Path(start).parent, Path(out).parent
+        late = launch(_train_weak, job, dict(inputs), name, *folders, processes=processes)
 
 
-def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory: Path) -> None:
+def leave_if(late: str | None) -> None:
+    """End the job before its next training if a signal came too late to stop the last one."""
+    if late is not None:
+        raise Stopped(f"{late} came at the end of a training; the next one has not begun")
+
+
+def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory: Path) -> str | None:
     recipe = job.recipes[name]
     classes = read_weak_classes(inputs["class_labels"])
     store = Store(inputs["stores"])
@@ -77,7 +87,7 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
         )
         checkpoints.save_checkpoint(directory, model, classes=classes.names, provenance=note)
 
-    fit(
+    return fit(
         model,
         Loader(clips, recipe, seed=job.seed),
         recipe,
@@ -88,7 +98,7 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
         finish=finish,
         identity={"start": str(start), "clips": len(clips)},
         options=RunOptions(tracking=job.tracking),
-    )
+    ).signal
 
 
 def weak_map(model: FrameModel, clips: ClipSet) -> float | None:
@@ -125,19 +135,20 @@ def train_strong(job: TrainJob, *, inputs: Inputs, weights: Sequence[str], proce
         weights: outputs, by model, then by seed.
         processes: how many train a model together.
     """
-    rates = iter(inputs["rates"])
-    outputs = iter(weights)
+    rates, outputs, late = iter(inputs["rates"]), iter(weights), None
     for recipe, start in zip(job.recipes.values(), inputs["weights"], strict=True):
         if recipe.learning_rate == SEARCH:
             chosen = json.loads(Path(next(rates)).read_text())["learning_rate"]
             recipe = recipe.model_copy(update={"learning_rate": chosen})
         runs = {seed: next(outputs) for seed in job.seeds}
-        launch(_train_strong, job, dict(inputs), recipe, Path(start).parent, runs, processes=processes)
+        leave_if(late)
+        late = launch(_train_strong, job, dict(inputs), recipe, Path(start).parent, runs, processes=processes)
 
 
-def _train_strong(job: TrainJob, inputs: Inputs, recipe: Recipe, start: Path, runs: Mapping[int, str]) -> None:
-    clips = strong_clips(inputs)
+def _train_strong(job: TrainJob, inputs: Inputs, recipe: Recipe, start: Path, runs: Mapping[int, str]) -> str | None:
+    clips, late = strong_clips(inputs), None
     for seed, out in runs.items():
+        leave_if(late)
 
         def finish(model: FrameModel, result: Fit, seed: int = seed, directory: Path = Path(out).parent) -> None:
             about = {"recipe": recipe.model_dump(mode="json"), "step": result.kept_step, **result.provenance}
@@ -146,7 +157,9 @@ def _train_strong(job: TrainJob, inputs: Inputs, recipe: Recipe, start: Path, ru
             note = provenance(start, seed=seed, **about)
             checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
 
-        train_one(job, recipe, clips, inputs, start=start, seed=seed, directory=Path(out).parent, finish=finish)
+        folder = Path(out).parent
+        late = train_one(job, recipe, clips, inputs, start=start, seed=seed, directory=folder, finish=finish).signal
+    return late
 
 
 def train_one(
@@ -159,7 +172,7 @@ def train_one(
     seed: int,
     directory: Path,
     finish: Callable[[FrameModel, Fit], None],
-) -> None:
+) -> Fit:
     """Train one model on `clips`; `finish` gets it before the saved state of the run is removed."""
     soft = soft_labels(job, clips, inputs)
     generator = torch_generator(seed, "init")
@@ -173,7 +186,7 @@ def train_one(
             select=recipe.select,
             patience=recipe.patience,
         )
-    fit(
+    return fit(
         model,
         Loader(kept, recipe, seed=seed, soft=soft),
         recipe,

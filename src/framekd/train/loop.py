@@ -88,12 +88,14 @@ class Fit:
         steps: optimiser steps.
         kept_step: the step whose weights were kept.
         provenance: device, hours and energy.
+        signal: name of a SIGTERM or SIGUSR1 that came after the last step; the next training should not begin.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
     kept_step: int = 0
     provenance: dict[str, Any] = field(default_factory=dict)
+    signal: str | None = None
 
 
 def fit(
@@ -205,6 +207,7 @@ def fit(
             if finish is not None:
                 finish(result)
         folder.remove()
+        result.signal = folder.signal
     return result
 
 

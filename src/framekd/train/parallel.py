@@ -119,15 +119,19 @@ def is_main() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def launch(function: Callable[..., None], *args: Any, processes: int | None = None) -> None:
+def launch(function: Callable[..., str | None], *args: Any, processes: int | None = None) -> str | None:
     """Call ``function(*args)`` in processes that train together.
 
     SIGTERM and SIGUSR1 are forwarded to all processes. When one fails, all are ended.
 
     Args:
-        function: importable by name. Its return value is dropped: results are files.
+        function: importable by name; its results are files. It returns the name of a signal that came too late to
+            stop it, or None.
         args: picklable.
         processes: how many; None is one per visible GPU. A single one is this process.
+
+    Returns:
+        The name of a signal that came too late to stop the function, or None.
 
     Raises:
         Stopped, Diverged, UserError, FileNotFoundError: as one of the processes raised it.
@@ -135,8 +139,7 @@ def launch(function: Callable[..., None], *args: Any, processes: int | None = No
     """
     processes = processes if processes is not None else max(1, torch.cuda.device_count())
     if processes == 1:
-        function(*args)
-        return
+        return function(*args)
     context = multiprocessing.get_context("spawn")
     reports = context.SimpleQueue()
     threads = max(1, torch.get_num_threads() // processes)
@@ -149,10 +152,11 @@ def launch(function: Callable[..., None], *args: Any, processes: int | None = No
         _wait(workers)
     if any(worker.exitcode for worker in workers):
         raise _failure(workers, reports, received)
+    return next(iter(received), None)
 
 
 def _worker(
-    rank: int, processes: int, port: int, threads: int, reports: Any, function: Callable[..., None], args: tuple
+    rank: int, processes: int, port: int, threads: int, reports: Any, function: Callable[..., Any], args: tuple
 ) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
