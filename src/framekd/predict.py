@@ -57,7 +57,8 @@ def windowed(
     total: Tensor | None = None
     weights = torch.zeros(starts[-1] + CLIP_FRAMES)
     for first in range(0, len(starts), batch_size):
-        found, _ = inference.logits(model, model.frontend(windows[first : first + batch_size].to(device)), precision=precision)
+        mel = model.frontend(windows[first : first + batch_size].to(device))
+        found, _ = inference.logits(model, mel, precision=precision)
         for start, window in zip(starts[first : first + batch_size], found.cpu()):
             if total is None:
                 total = window.new_zeros(window.shape[0], len(weights))
