@@ -21,12 +21,13 @@ from typing import Any
 from deepdiff import DeepDiff
 
 from framekd.config import Config, UserError, identity, load, load_files
-from framekd.graph import SPEC, WEIGHTS, Pack
+from framekd.graph import SPEC, STAGES, WEIGHTS, Pack
 from framekd.jobs import Job
 from framekd.plan import Plan
 
 CONFIG = "config/config.yaml"
 COVERAGE = "coverage.tsv"
+GRACE = 60.0  # seconds after the end of a job in which Snakemake may still touch its outputs
 SHORT = 60  # characters of a value in print
 
 
@@ -177,6 +178,37 @@ def job_of(record: Record, plan: Plan) -> Job | None:
             except (UserError, KeyError, AttributeError, AssertionError):
                 return None  # a setting, model or file that this configuration does not have
     return None
+
+
+def reads(record: Record, plan: Plan) -> set[str] | None:
+    """The models, soft labels and scores that the job of this name reads in another configuration.
+
+    None where that configuration has no such job, or where the job reads data only.
+    """
+    kind, *rest = record.name.split("/")
+    pack = _pack(record.job)
+    try:
+        if kind in ("teachers", "students"):
+            stage, setting, models = STAGES[kind == "students"], rest[0], pack.models or ()
+            files = [*_flat(plan.start(setting, models)), *plan.rates(stage, setting, models)]
+            files += plan.soft_labels(stage, setting)
+        elif kind == "ensembles":
+            files = _flat(plan.models("teachers", rest[0]))
+        elif kind == "evaluation":
+            files = _flat(plan.models(rest[0], rest[1]))
+        elif kind == "downstream":
+            files = _flat(plan.checkpoints(rest[1], pack.models or ()))
+        elif kind == "tables" and rest[0] != "teachers":
+            files = plan.downstream if rest[0] == "table2" else [plan.scores(setting) for setting in plan.settings]
+        else:
+            return None
+    except (UserError, KeyError, AssertionError):
+        return None
+    return set(files)
+
+
+def _flat(inputs: dict[str, list[str]]) -> list[str]:
+    return [path for paths in inputs.values() for path in paths]
 
 
 def _pack(job: dict[str, Any]) -> Pack:
@@ -359,6 +391,11 @@ def explain(path: str, config: Config, *, deep: bool = False) -> Explanation:
             f"this result lies in {_relative(record.root)}, but the current configuration writes to {plan.results}; "
             "name its configuration with --configfile"
         )
+    target = Path(target_of(path))
+    if not target.exists():
+        notes.append("the file is no longer there; this is the job that made it")
+    elif target.stat().st_mtime > record.ended + GRACE:
+        notes.append("the file has been written after its job ended, by something else")
     return Explanation(
         path=path,
         record=record,
@@ -396,6 +433,7 @@ def _own_changes(record: Record, plan: Plan) -> list[str]:
 def _changes(record: Record, records: Records, plan: Plan) -> list[str]:
     """What has changed since `record` in its configuration, its code, its inputs and its ancestors."""
     out = _own_changes(record, plan)
+    out += _other_inputs(record, plan)
     for name, parent in records.parents(record).items():
         only_waited_for = parent.name == "data/coverage" and record.name != "report"
         if parent.ended > record.began and not only_waited_for:
@@ -408,6 +446,18 @@ def _changes(record: Record, records: Records, plan: Plan) -> list[str]:
     for name, parent in records.ancestors(record).items():
         out += [f"{name}: {sentence}" for sentence in _own_changes(parent, plan)]
     return out
+
+
+def _other_inputs(record: Record, plan: Plan) -> list[str]:
+    """Models, soft labels and scores that the job would now read, and those that it would no longer read."""
+    now = reads(record, plan)
+    if now is None or record.root != Path(plan.results).resolve():
+        return []
+    folders = ("checkpoints", *STAGES, "ensembles", "evaluation", "search", "downstream")
+    own = (*(f"{plan.results}/{folder}/" for folder in folders), f"{plan.data}/soft_labels/")
+    then = {path for path in record.inputs if path.startswith(own)}
+    gone = [f"it no longer reads {path}" for path in sorted(then - now)]
+    return [*gone, *(f"it now reads {path}" for path in sorted(now - then))]
 
 
 def read_coverage(path: str | None) -> list[Coverage]:
