@@ -252,7 +252,14 @@ def differences(then: Any, now: Any, *, live: Any = None) -> list[Difference]:
         One per key, in the order of the keys. A difference that several models share is one, with the key
         ``recipes.{ATST-F,BEATs}.epochs``.
     """
-    tree = DeepDiff(then, now, view="tree", ignore_numeric_type_changes=True, exclude_paths=["root['version']"])
+    tree = DeepDiff(
+        then,
+        now,
+        view="tree",
+        ignore_numeric_type_changes=True,
+        threshold_to_diff_deeper=0,
+        exclude_paths=["root['version']"],
+    )
     found = []
     for items in tree.values():
         for item in items:
@@ -577,12 +584,16 @@ def text(found: Explanation, *, deep: bool = False) -> str:
         parts = [f"{one.split} {one.ok} of {one.wanted}" for one in found.coverage]
         lines.append("  clips: " + ", ".join(parts))
     lines += _part("against the current configuration", found.from_current, found.known)
-    lines += _part("against the paper", found.from_paper, found.in_paper)
+    of_paper = [one for one in found.from_paper if not one.inert]
+    lines += _part("against the paper", of_paper, found.in_paper)
     lines.append("  all ancestors:" if deep else "  parents:")
     lines += [f"    {name}: {_when(parent)}" for name, parent in found.parents.items()] or ["    none"]
     lines += [f"    {name}: no job's record" for name in found.files]
-    lines.append("  changed since:")
-    lines += [f"    {sentence}" for sentence in found.changes] or ["    nothing"]
+    own = {str(one) for one in found.from_current}
+    changes = [sentence for sentence in found.changes if sentence not in own]
+    if len(changes) < len(found.changes):
+        changes.insert(0, f"{len(found.changes) - len(changes)} numbers of the current configuration (above)")
+    lines += ["  changed since:", *(f"    {sentence}" for sentence in changes or ["nothing"])]
     lines += _rerun(found.rerun)
     return "\n".join(lines)
 
@@ -630,8 +641,8 @@ def pair_text(found: Pair) -> str:
     same = a.record.version == b.record.version
     lines.append(f"  code version: {a.record.version}" + ("" if same else f" -> {b.record.version}"))
     lines += _part("configuration", found.own, True)
-    for one, other in zip(a.trainings, b.trainings):
-        lines.append(f"  training: {_training(one)} -> {_training(other)}")
+    for before, after in zip(a.trainings, b.trainings):
+        lines.append(f"  training: {_training(before)} -> {_training(after)}")
     if a.coverage != b.coverage:
         for name, one in (("first", a), ("second", b)):
             counts = ", ".join(f"{c.split} {c.ok} of {c.wanted}" for c in one.coverage) or "not known"
