@@ -28,6 +28,7 @@ from framekd.plan import Plan
 CONFIG = "config/config.yaml"
 COVERAGE = "coverage.tsv"
 GRACE = 60.0  # seconds after the end of a job in which Snakemake may still touch its outputs
+MANY = 6  # jobs of one folder that are listed one by one
 SHORT = 60  # characters of a value in print
 
 
@@ -587,15 +588,31 @@ def text(found: Explanation, *, deep: bool = False) -> str:
     of_paper = [one for one in found.from_paper if not one.inert]
     lines += _part("against the paper", of_paper, found.in_paper)
     lines.append("  all ancestors:" if deep else "  parents:")
-    lines += [f"    {name}: {_when(parent)}" for name, parent in found.parents.items()] or ["    none"]
+    lines += _jobs(found.parents) or ["    none"]
     lines += [f"    {name}: no job's record" for name in found.files]
     own = {str(one) for one in found.from_current}
     changes = [sentence for sentence in found.changes if sentence not in own]
     if len(changes) < len(found.changes):
-        changes.insert(0, f"{len(found.changes) - len(changes)} numbers of the current configuration (above)")
+        count = len(found.changes) - len(changes)
+        changes.insert(0, f"{count} key{'s' * (count > 1)} of the current configuration (above)")
     lines += ["  changed since:", *(f"    {sentence}" for sentence in changes or ["nothing"])]
     lines += _rerun(found.rerun)
     return "\n".join(lines)
+
+
+def _jobs(records: dict[str, Record]) -> list[str]:
+    """One line per job; one for all jobs of a folder where these are many."""
+    folders: dict[str, list[Record]] = {}
+    for name, record in records.items():
+        folders.setdefault(name.rpartition("/")[0], []).append(record)
+    out = []
+    for folder, found in folders.items():
+        if len(found) > MANY:
+            last = max(found, key=lambda record: record.ended)
+            out.append(f"    {folder}: {len(found)} jobs, the last {_when(last)}")
+        else:
+            out += [f"    {record.name}: {_when(record)}" for record in found]
+    return out
 
 
 def _when(record: Record) -> str:
@@ -630,7 +647,7 @@ def _rerun(rerun: Rerun) -> list[str]:
     if not rerun.jobs:
         return ["  reruns: none"]
     counts = ", ".join(f"{rule}: {count}" for rule, count in rerun.jobs.items())
-    return [f"  reruns ({sum(rerun.jobs.values())} jobs): {counts}"]
+    return [f"  reruns: {counts}"]
 
 
 def pair_text(found: Pair) -> str:

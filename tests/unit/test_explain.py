@@ -210,3 +210,12 @@ def test_without_a_snakefile_the_reruns_are_unknown(config, capsys):
     assert "reruns: unknown (no Snakefile here" in out and "seed 1, 2.5 h on 1 cpu" in out
     assert main(["explain", TEACHER, TEACHER]) == 0 and "configuration: no difference" in capsys.readouterr().out
     assert main(["explain", TEACHER, TEACHER, TEACHER]) == 1
+
+
+def test_many_jobs_of_one_folder_are_one_line(config):
+    stores = [f"data/store/{shard:04d}.h5" for shard in range(8)]
+    for shard, store in enumerate(stores):
+        run(f"acquire/{shard:04d}", Plan(config).acquire_job(SimpleNamespace(shard=shard)), [], [store])
+    run("data/coverage", Plan(config).coverage_job(None), stores, ["data/coverage.tsv"])
+    out = explain.text(explain.explain("data/coverage.tsv", config))
+    assert "    acquire: 8 jobs, the last " in out and "acquire/0003" not in out
