@@ -192,7 +192,8 @@ def explain(given: argparse.Namespace) -> int:
         raise UserError(f"explain takes one result or two, not {len(given.results)}")
     config = explain.configuration(given.configfile)
     if len(given.results) == 2:
-        print(explain.pair_text(explain.explain_pair(*given.results, config)))
+        first, second = given.results
+        print(explain.pair_text(explain.explain_pair(first, second, config)))
         return 0
     found = explain.explain(given.results[0], config, deep=given.deep)
     found.rerun = explain.ask_snakemake(given.results[0], given.configfile)
