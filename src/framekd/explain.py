@@ -145,7 +145,7 @@ PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ("miniature/(?P<part>.+)", lambda plan, w, pack: plan.miniature_job(w)),
     ("data/labels", lambda plan, w, pack: plan.labels_job(w)),
     ("data/clips", lambda plan, w, pack: plan.clips_job(w)),
-    ("data/coverage", lambda plan, w, pack: plan.coverage_job(w)),
+    ("data/gate", lambda plan, w, pack: plan.gate_job(w)),
     (r"acquire/(?P<shard>\d+)", lambda plan, w, pack: plan.acquire_job(w)),
     ("step1/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step1", pack)),
     ("step2/external/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step2", pack)),
@@ -443,7 +443,7 @@ def _changes(record: Record, records: Records, plan: Plan) -> list[str]:
     out = _own_changes(record, plan)
     out += _other_inputs(record, plan)
     for name, parent in records.parents(record).items():
-        only_waited_for = parent.name == "data/coverage" and record.name != "report"
+        only_waited_for = parent.name == "data/gate" and record.name != "report"
         if parent.ended > record.began and not only_waited_for:
             out.append(f"{name} has run again since")
     for path in record.inputs:
