@@ -22,6 +22,7 @@ from framekd.config import (
 from framekd.config.base import Block, field
 
 Stage = Literal["teachers", "students"]
+Group = Literal["strong", "eval", "weak"]
 Step = Literal["step1", "step2"]
 Table = Literal["table1", "teachers", "table2"]
 
@@ -48,9 +49,9 @@ class LabelsJob(Job):
 
 
 class ClipsJob(Job):
-    """List the wanted clips."""
+    """List the wanted clips of one group."""
 
-    weak: bool
+    group: Group
     weak_splits: list[str]
     expected_classes: tuple[int, int, int] | None
     shards: int
@@ -68,9 +69,10 @@ class AcquireJob(Job):
 
 
 class GateJob(Job):
-    """Count what was acquired, and stop if it is too little."""
+    """Count what was acquired of the published lists `splits`, and stop if it is too little."""
 
-    min_clips: int
+    splits: list[str]
+    min_share: float
 
 
 class CheckpointJob(Job):

@@ -70,26 +70,31 @@ class Plan(Graph):
         audioset = self.config.audioset
         return jobs.ClipsJob(
             version=VERSIONS["acquire"],
-            weak=audioset.weak,
-            weak_splits=audioset.weak_splits,
+            group=wildcards.group,
+            weak_splits=audioset.weak_splits if wildcards.group == "weak" else [],
             expected_classes=audioset.expected_classes,
-            shards=audioset.download.shards,
+            shards=audioset.download.shards[wildcards.group],
         )
 
     def acquire_job(self, wildcards: Any) -> jobs.AcquireJob:
         audioset = self.config.audioset
+        shards = {wildcards.group: audioset.download.shards[wildcards.group]}  # of other groups: no reason to rerun
         return jobs.AcquireJob(
             version=VERSIONS["acquire"],
             shard=int(wildcards.shard),
             folders=audioset.folders,
             hdf5=audioset.hdf5,
             encoding=audioset.encoding,
-            download=audioset.download,
+            download=audioset.download.model_copy(update={"shards": shards}),
             media=f"{self.data}/miniature/audioset/media" if self.config.miniature else None,
         )
 
     def gate_job(self, wildcards: Any) -> jobs.GateJob:
-        return jobs.GateJob(version=VERSIONS["acquire"], min_clips=self.config.audioset.min_clips)
+        audioset, group = self.config.audioset, wildcards.group
+        lists = {"strong": ["strong_train"], "eval": ["strong_eval"]}.get(
+            group, [f"weak_{name}" for name in [*audioset.weak_splits, "eval"]]
+        )
+        return jobs.GateJob(version=VERSIONS["acquire"], splits=lists, min_share=audioset.min_share)
 
     def checkpoint_job(self, wildcards: Any, step: jobs.Step, pack: Pack) -> jobs.CheckpointJob:
         block = self.config.step1 if step == "step1" else self.config.step2

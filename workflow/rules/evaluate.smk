@@ -3,7 +3,7 @@ rule evaluate:
     input:
         unpack(lambda w: plan.models(w.stage, w.setting)),
         **plan.clips("eval"),
-        coverage=ancient(f"{D}/coverage.tsv"),
+        coverage=ancient(plan.coverage("eval")),
     output:
         table=f"{R}/evaluation/{{stage}}/{{setting}}.csv",
         per_class=f"{R}/evaluation/{{stage}}/{{setting}}.per_class.csv",

@@ -6,7 +6,7 @@ other configuration file states only its differences.
 """
 
 from framekd.config.base import Block, UserError, difference, field, identity, merge
-from framekd.config.data import LABEL_FILES, AudioSet, Download, Miniature
+from framekd.config.data import GROUPS, LABEL_FILES, AudioSet, Download, Miniature
 from framekd.config.downstream import Downstream, Task
 from framekd.config.load import Config, load, load_files
 from framekd.config.recipe import SEARCH, Augment, HeadRecipe, Recipe, Search, TeacherRecipe, TrainRecipe
@@ -26,6 +26,7 @@ from framekd.config.stages import (
 )
 
 __all__ = [
+    "GROUPS",
     "LABEL_FILES",
     "MODELS",
     "SEARCH",

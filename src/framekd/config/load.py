@@ -74,8 +74,10 @@ class Config(Block):
             if name not in MODELS and name not in self.models:
                 raise ValueError(f"step2.train names {name!r}, which is none of {', '.join(self.models)}")
         for name in self.models:
-            if name not in self.step2.train and name not in self.step2.external:
-                raise ValueError(f"step2: {name} is neither in step2.train nor in step2.external")
+            if name not in self.step2_trained and name not in self.step2.external:
+                why = "" if self.audioset.weak else ", and audioset.weak is false, so that Step 2 trains no model"
+                where = "neither in step2.train nor" if self.audioset.weak else "not"
+                raise ValueError(f"step2: {name} is {where} in step2.external{why}")
         for name in self.settings:
             self.setting(name)
         self.soft_files()
@@ -113,6 +115,11 @@ class Config(Block):
             if isinstance(task := getattr(self.downstream, name), Task):
                 yield f"downstream.{info.alias or name}.frozen", task.frozen
                 yield f"downstream.{info.alias or name}.finetune", task.finetune
+
+    @property
+    def step2_trained(self) -> list[str]:
+        """Models that Step 2 trains here; none without AudioSet Weak."""
+        return [name for name in self.models if self.audioset.weak and name in self.step2.train]
 
     def setting(self, name: str) -> Setting:
         """Setting `name` of Table I: the blocks `teacher` and `student` with the setting's differences laid over."""
