@@ -136,6 +136,7 @@ def test_mean_average_precision_after_step_2_is_scikit_learns(clips):
 
 def checkpoint_job(**values):
     about = {"version": 1, "step": "step1", "models": ["tiny"], "sizes": {"tiny": {}}, "published": {}, "seed": None}
+    about["front_ends"] = {name: {} for name in values.get("models", ["tiny"])}
     return CheckpointJob(**about | values)
 
 
