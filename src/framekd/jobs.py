@@ -81,6 +81,7 @@ class CheckpointJob(Job):
     step: Step
     models: list[str] = field([], "in the order of the outputs", inert=True)
     sizes: dict[str, dict[str, Any]]
+    front_ends: dict[str, dict[str, Any]]
     published: dict[str, External]
     seed: int | None
     downloads: str = field("", "folder that keeps fetched files", inert=True)

@@ -109,6 +109,7 @@ class Plan(Graph):
             step=step,
             models=models,
             sizes={model: self.config.model_sizes(model) for model in models},
+            front_ends={model: self.config.front_ends.of(model) for model in models},
             published={model: published[model] for model in models if model in published},
             seed=None if published else self.config.step1.seed,
             downloads=f"{self.data}/checkpoints",

@@ -216,7 +216,9 @@ def test_without_a_snakefile_the_reruns_are_unknown(config, capsys):
 def test_many_jobs_of_one_folder_are_one_line(config):
     stores = [f"data/store/{shard:04d}.h5" for shard in range(8)]
     for shard, store in enumerate(stores):
-        run(f"acquire/{shard:04d}", Plan(config).acquire_job(SimpleNamespace(shard=shard)), [], [store])
-    run("data/gate/strong", Plan(config).gate_job(SimpleNamespace(group="strong")), stores, ["data/coverage/strong.tsv"])
+        wildcards = SimpleNamespace(group="strong", shard=shard)
+        run(f"acquire/strong/{shard:04d}", Plan(config).acquire_job(wildcards), [], [store])
+    gate = Plan(config).gate_job(SimpleNamespace(group="strong"))
+    run("data/gate/strong", gate, stores, ["data/coverage/strong.tsv"])
     out = explain.text(explain.explain("data/coverage/strong.tsv", config))
-    assert "    acquire: 8 jobs, the last " in out and "acquire/0003" not in out
+    assert "    acquire/strong: 8 jobs, the last " in out and "acquire/strong/0003" not in out

@@ -16,6 +16,7 @@ from framekd.config.stages import (
     MODELS,
     SETTINGS,
     Evaluation,
+    FrontEnds,
     Resources,
     Setting,
     SoftFile,
@@ -39,6 +40,9 @@ class Config(Block):
     seeds_per_job: int = field(1, "seeds trained one after the other in one job", inert=True, ge=1)
     sizes: dict[str, dict[str, Any]] = field(
         {}, "per model, sizes that differ from the paper's (`all` is for every model)"
+    )
+    front_ends: FrontEnds = field(
+        FrontEnds, "switches of the front ends (docs/configuration.md)", json_schema_extra={"one_line": True}
     )
     audioset: AudioSet = field(AudioSet, "AudioSet's labels and audio")
     recipe: Recipe = field(
