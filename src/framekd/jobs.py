@@ -23,7 +23,7 @@ from framekd.config.base import Block, field
 
 Stage = Literal["teachers", "students"]
 Step = Literal["step1", "step2"]
-Table = Literal["table1", "teachers", "table2"]
+Table = Literal["table1", "teachers", "table2", "step2"]
 
 
 class Job(Block):
@@ -146,6 +146,14 @@ class EvaluateJob(Job):
     cross_check: int = field(0, "classes that sed_scores_eval scores too", inert=True)
 
 
+class EvaluateStep2Job(Job):
+    """Score the clip predictions of one model's Step 2 checkpoint on AudioSet Weak's evaluation clips."""
+
+    model: str
+    source: Literal["trained here", "published"]
+    batch_size: int
+
+
 class DownstreamJob(Job):
     """Train and score one downstream task from one checkpoint of each model of `options`."""
 
@@ -156,7 +164,7 @@ class DownstreamJob(Job):
 
 
 class TableJob(Job):
-    """Write a table of the paper from the scores of `settings` (Table II: of its tasks)."""
+    """Write a table of the paper from the scores of `settings` (Table II: of its tasks; Step 2: of its models)."""
 
     table: Table
     settings: list[str]

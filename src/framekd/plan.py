@@ -168,6 +168,14 @@ class Plan(Graph):
             cross_check=block.cross_check,
         )
 
+    def evaluate_step2_job(self, wildcards: Any) -> jobs.EvaluateStep2Job:
+        return jobs.EvaluateStep2Job(
+            version=VERSIONS["evaluate"],
+            model=wildcards.model,
+            source="trained here" if wildcards.model in self.step2_trained else "published",
+            batch_size=self.config.evaluation.batch_size,
+        )
+
     def downstream_job(self, wildcards: Any, pack: Pack) -> jobs.DownstreamJob:
         block = getattr(self.config.downstream, wildcards.task.replace("-", "_"))
         options = {}
@@ -183,7 +191,7 @@ class Plan(Graph):
         )
 
     def table_job(self, wildcards: Any, table: jobs.Table) -> jobs.TableJob:
-        settings = {"table1": list(self.settings), "teachers": self.teacher_settings, "table2": []}[table]
+        settings = {"table1": list(self.settings), "teachers": self.teacher_settings}.get(table, [])
         miniature = self.config.miniature is not None
         return jobs.TableJob(version=VERSIONS["tables"], table=table, settings=settings, miniature=miniature)
 

@@ -48,11 +48,11 @@ def processes(gpus: int) -> int:
 
 
 def train_weak(job: Step2Job, *, inputs: Inputs, weights: Sequence[str], processes: int = 1) -> None:
-    """Train each model of `job` on clip labels, and record its mAP on AudioSet Weak's evaluation clips.
+    """Train each model of `job` on clip labels.
 
     Args:
         job: the recipe of each model.
-        inputs: stores, segments, eval_segments, class_labels, and `weights` to start from, by model.
+        inputs: stores, segments, class_labels, and `weights` to start from, by model.
         weights: outputs, by model.
         processes: how many train a model together.
     """
@@ -77,12 +77,10 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
     model = start_from(start, clips, recipe, generator=torch_generator(job.seed, "init"))
 
     def finish(result: Fit) -> None:
-        score = weak_map(model, weak_set(store, inputs["eval_segments"], classes))
         note = provenance(
             start,
             seed=job.seed,
             recipe=recipe.model_dump(mode="json"),
-            mean_average_precision=score,
             **result.provenance,
         )
         checkpoints.save_checkpoint(directory, model, classes=classes.names, provenance=note)
@@ -99,16 +97,6 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
         identity={"start": str(start), "clips": len(clips)},
         options=RunOptions(tracking=job.tracking),
     ).signal
-
-
-def weak_map(model: FrameModel, clips: ClipSet) -> float | None:
-    """Mean average precision (0..1) of clip logits on `clips`; None if no class has an example."""
-    scores, labels = [], []
-    for batch, [(_, clip_logits)] in batch_logits([model], chunks(clips, 64), device=default_device()):
-        assert batch.clip_labels is not None
-        scores.append(clip_logits.cpu())
-        labels.append(batch.clip_labels)
-    return metrics.mean_average_precision(torch.cat(scores).numpy(), torch.cat(labels).numpy()).value
 
 
 # Step 3 -----------------------------------------------------------------------------------------------------------

@@ -150,7 +150,26 @@ def _tables(found: Findings) -> list[dict[str, Any]]:
             out.append({**table, "heads": ["setting"], "columns": models, "groups": [], "lines": lines})
     if "table2" in found.tables:
         out.append(_table2(found.tables["table2"]))
+    if "step2" in found.tables:
+        out.append(_step2(found.tables["step2"]))
     return out
+
+
+def _step2(frame: pd.DataFrame) -> dict[str, Any]:
+    lines = []
+    for row in frame.to_dict("records"):
+        known = not pd.isna(row["map"])
+        cell = _cell({**row, "mean": row["map"], "std": math.nan}) if known else None
+        lines.append({"heads": [row["model"], row["source"] if known else f"{row['source']}: {row['note']}"], "cells": [cell]})
+    return {
+        "id": "step2",
+        "heading": "Step 2: mAP",
+        "caption": tables.TITLES["step2"],
+        "heads": ["model", "source"],
+        "groups": [],
+        "columns": ["mAP"],
+        "lines": lines,
+    }
 
 
 def _table2(frame: pd.DataFrame) -> dict[str, Any]:
