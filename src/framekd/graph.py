@@ -140,7 +140,11 @@ class Graph:
 
     def weak_evaluation(self) -> dict[str, Any]:
         """What a job reads to have AudioSet Weak's evaluation clips with their labels."""
-        return {"stores": self.stores, "eval_segments": self.labels["eval"], "class_labels": self.labels["class_labels"]}
+        return {
+            "stores": self.stores,
+            "eval_segments": self.labels["eval"],
+            "class_labels": self.labels["class_labels"],
+        }
 
     def miniature(self, part: str) -> list[str]:
         """The miniature that stands in for a data set ("audioset" or a task); none where the data are real."""

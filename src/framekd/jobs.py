@@ -18,6 +18,7 @@ from framekd.config import (
     Task,
     Tracking,
     TrainRecipe,
+    Watch,
 )
 from framekd.config.base import Block, field
 
@@ -89,6 +90,7 @@ class Step2Job(Job):
 
     recipes: dict[str, TrainRecipe]
     seed: int
+    watch: Watch = Watch(every_epochs=0)
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
 
 
@@ -103,6 +105,8 @@ class TrainJob(Job):
     seeds: list[int] = field([], "in the order of the outputs", inert=True)
     sequence_model: Literal["bigru"] | None
     missing_clips: Literal["refuse", "labels"]
+    watch: Watch = Watch(every_epochs=0)
+    watch_median_seconds: float = field(0.48, "median filter of the scores of a watched training", inert=True)
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from framekd import jobs
-from framekd.config import Recipe, Student, Teacher, UserError, identity
+from framekd.config import Recipe, Student, Teacher, UserError, Watch, identity
 from framekd.graph import Graph, Pack
 from framekd.versions import VERSIONS
 
@@ -115,6 +115,7 @@ class Plan(Graph):
             version=VERSIONS["train"],
             recipes={model: step2.recipe.of(model) for model in pack.of(wildcards)},
             seed=step2.seed,
+            watch=self.config.watch,
             tracking=self.config.tracking,
         )
 
@@ -130,6 +131,8 @@ class Plan(Graph):
             sequence_model=block.sequence_model if isinstance(block, Teacher) else None,
             # Another site made a ready-made file from its own clips: ours that it lacks are trained on labels.
             missing_clips="labels" if ready_made else "refuse",
+            watch=self.config.watch,
+            watch_median_seconds=self.config.evaluation.median_seconds,
             tracking=self.config.tracking,
         )
 
@@ -138,7 +141,7 @@ class Plan(Graph):
         recipe = train.recipes[wildcards.model].model_copy(update={"learning_rate": float(wildcards.rate)})
         return jobs.SearchJob(
             version=VERSIONS["search"],
-            train=train.model_copy(update={"recipes": {wildcards.model: recipe}}),
+            train=train.model_copy(update={"recipes": {wildcards.model: recipe}, "watch": Watch(every_epochs=0)}),
             model=wildcards.model,
             search=self.block(stage, wildcards.setting).search.model_copy(update={"grid": [float(wildcards.rate)]}),
             median_seconds=self.config.evaluation.median_seconds,

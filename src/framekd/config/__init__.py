@@ -23,6 +23,7 @@ from framekd.config.stages import (
     Student,
     Teacher,
     Tracking,
+    Watch,
 )
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Tracking",
     "TrainRecipe",
     "UserError",
+    "Watch",
     "difference",
     "field",
     "identity",

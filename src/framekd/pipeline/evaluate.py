@@ -70,7 +70,9 @@ def evaluate_step2(job: EvaluateStep2Job, *, inputs: Inputs, out: str) -> None:
     if known == ["none"]:
         note = spec["provenance"].get("clip_head", "no head in the file")
     elif missing := [name for name in classes.names if name not in known]:
-        raise UserError(f"{inputs['weights']}: has no clip predictions of {len(missing)} classes, such as {missing[0]!r}")
+        raise UserError(
+            f"{inputs['weights']}: has no clip predictions of {len(missing)} classes, such as {missing[0]!r}"
+        )
     else:
         columns = [known.index(name) for name in classes.names]
         found, note = weak_map(model, clips, columns=columns, batch_size=job.batch_size), ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from framekd import checkpoints, metrics
+from framekd import checkpoints
 from framekd.config import SEARCH, Recipe, UserError
 from framekd.data import ClipSet, Loader, chunks, strong_set, weak_set
 from framekd.ensemble import SoftLabels
-from framekd.inference import batch_logits, default_device
+from framekd.inference import default_device
 from framekd.jobs import Step2Job, TrainJob
 from framekd.labels import ClassList, derive_classes, read_display_names, read_strong, read_weak_classes
 from framekd.models import FrameModel
 from framekd.pipeline.checkpoints import provenance, start_from
+from framekd.pipeline.watch import hold_out, strong_metrics, watched_clips, weak_metrics
 from framekd.store import Store
 from framekd.train import (
     Fit,
@@ -75,6 +77,7 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
     store = Store(inputs["stores"])
     clips = weak_set(store, inputs["segments"], classes)
     model = start_from(start, clips, recipe, generator=torch_generator(job.seed, "init"))
+    kept, sample = hold_out(clips, None, job.watch)
 
     def finish(result: Fit) -> None:
         note = provenance(
@@ -87,14 +90,15 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
 
     return fit(
         model,
-        Loader(clips, recipe, seed=job.seed),
+        Loader(kept, recipe, seed=job.seed),
         recipe,
         lr=recipe.rate(name),
         seed=job.seed,
         objective=Objective("weak"),
         directory=directory,
+        watch=watched_clips(kept, sample, job.watch, weak_metrics),
         finish=finish,
-        identity={"start": str(start), "clips": len(clips)},
+        identity={"start": str(start), "clips": len(kept)},
         options=RunOptions(tracking=job.tracking),
     ).signal
 
@@ -166,6 +170,7 @@ def train_one(
     generator = torch_generator(seed, "init")
     model = start_from(start, clips, recipe, sequence_model=job.sequence_model, generator=generator)
     kept, held = split(clips, recipe.validation_share, seed=seed)
+    kept, sample = hold_out(kept, held, job.watch)
     validation = None
     if len(held):
         validation = Validation(
@@ -183,6 +188,7 @@ def train_one(
         objective=Objective("strong", distillation_weight=recipe.distillation_weight),
         directory=directory,
         validation=validation,
+        watch=watched_clips(kept, sample, job.watch, partial(strong_metrics, median_seconds=job.watch_median_seconds)),
         finish=lambda result: finish(model, result),
         identity={"start": str(start), "clips": len(kept)},
         options=RunOptions(tracking=job.tracking),

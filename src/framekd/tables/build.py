@@ -146,7 +146,9 @@ def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED
 
 
 def step2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """mAP after Step 2. Columns model, source, map (NaN without a clip head), published, difference, clips, classes, note.
+    """mAP after Step 2 (NaN without a clip head).
+
+    Columns model, source, map, published, difference, clips, classes, note.
 
     Args:
         paths: .csv of each model, with columns model, source, map (0..1), clips, classes, note.
