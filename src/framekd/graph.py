@@ -106,6 +106,7 @@ class Graph:
     def tables(self) -> dict[str, str]:
         """The tables of a whole run: name → path."""
         names = ["table1", *(["teachers"] if self.teacher_settings else []), "significance", "table2"]
+        names += ["step2"] if self.config.audioset.weak else []  # without AudioSet Weak there is nothing to score on
         return {name: f"{self.results}/{name}.csv" for name in names}
 
     @property
@@ -147,6 +148,13 @@ class Graph:
         return {
             "stores": self.stores(*GROUPS),
             "segments": splits,
+            "class_labels": self.labels["class_labels"],
+        }
+
+    def weak_evaluation(self) -> dict[str, Any]:
+        """What a job reads to have AudioSet Weak's evaluation clips with their labels."""
+        return {
+            "stores": self.stores,
             "eval_segments": self.labels["eval"],
             "class_labels": self.labels["class_labels"],
         }
@@ -228,6 +236,11 @@ class Graph:
         return [f"{self.results}/evaluation/teachers/{setting}.csv" for setting in self.teacher_settings]
 
     @property
+    def step2_scores(self) -> list[str]:
+        """Where Step 2's table finds its scores, by model."""
+        return [f"{self.results}/evaluation/step2/{model}.csv" for model in self.config.models]
+
+    @property
     def downstream(self) -> list[str]:
         """The results of all downstream jobs."""
         steps = self.config.downstream.checkpoints
@@ -292,7 +305,10 @@ class Graph:
             "step2": [*_logs(self.packs(self.step2_trained), self.step2_trained), *(f"external/{n}" for n in external)],
             **{stage: [f"{s}/{name}" for s in self.settings_of(stage) for name in trained] for stage in STAGES},
             "ensembles": self.teacher_settings,
-            "evaluation": [f"{stage}/{setting}" for stage, setting in self.evaluations],
+            "evaluation": [
+                *(f"{stage}/{setting}" for stage, setting in self.evaluations),
+                *(f"step2/{model}" for model in models if config.audioset.weak),
+            ],
             "downstream": [f"{t}/{step}/{n}" for t in TASKS for step in config.downstream.checkpoints for n in alone],
             "tables": list(self.tables),
         }

@@ -18,13 +18,14 @@ from framekd.config import (
     Task,
     Tracking,
     TrainRecipe,
+    Watch,
 )
 from framekd.config.base import Block, field
 
 Stage = Literal["teachers", "students"]
 Group = Literal["strong", "eval", "weak"]
 Step = Literal["step1", "step2"]
-Table = Literal["table1", "teachers", "table2"]
+Table = Literal["table1", "teachers", "table2", "step2"]
 
 
 class Job(Block):
@@ -92,6 +93,7 @@ class Step2Job(Job):
 
     recipes: dict[str, TrainRecipe]
     seed: int
+    watch: Watch = Watch(every_epochs=0)
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
 
 
@@ -106,6 +108,8 @@ class TrainJob(Job):
     seeds: list[int] = field([], "in the order of the outputs", inert=True)
     sequence_model: Literal["bigru"] | None
     missing_clips: Literal["refuse", "labels"]
+    watch: Watch = Watch(every_epochs=0)
+    watch_median_seconds: float = field(0.48, "median filter of the scores of a watched training", inert=True)
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
 
 
@@ -149,6 +153,14 @@ class EvaluateJob(Job):
     cross_check: int = field(0, "classes that sed_scores_eval scores too", inert=True)
 
 
+class EvaluateStep2Job(Job):
+    """Score the clip predictions of one model's Step 2 checkpoint on AudioSet Weak's evaluation clips."""
+
+    model: str
+    source: Literal["trained here", "published"]
+    batch_size: int
+
+
 class DownstreamJob(Job):
     """Train and score one downstream task from one checkpoint of each model of `options`."""
 
@@ -159,7 +171,7 @@ class DownstreamJob(Job):
 
 
 class TableJob(Job):
-    """Write a table of the paper from the scores of `settings` (Table II: of its tasks)."""
+    """Write a table of the paper from the scores of `settings` (Table II: of its tasks; Step 2: of its models)."""
 
     table: Table
     settings: list[str]

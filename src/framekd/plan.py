@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from framekd import jobs
-from framekd.config import Recipe, Student, Teacher, UserError, identity
+from framekd.config import Recipe, Student, Teacher, UserError, Watch, identity
 from framekd.graph import Graph, Pack
 from framekd.versions import VERSIONS
 
@@ -121,6 +121,7 @@ class Plan(Graph):
             version=VERSIONS["train"],
             recipes={model: step2.recipe.of(model) for model in pack.of(wildcards)},
             seed=step2.seed,
+            watch=self.config.watch,
             tracking=self.config.tracking,
         )
 
@@ -136,6 +137,8 @@ class Plan(Graph):
             sequence_model=block.sequence_model if isinstance(block, Teacher) else None,
             # Another site made a ready-made file from its own clips: ours that it lacks are trained on labels.
             missing_clips="labels" if ready_made else "refuse",
+            watch=self.config.watch,
+            watch_median_seconds=self.config.evaluation.median_seconds,
             tracking=self.config.tracking,
         )
 
@@ -144,7 +147,7 @@ class Plan(Graph):
         recipe = train.recipes[wildcards.model].model_copy(update={"learning_rate": float(wildcards.rate)})
         return jobs.SearchJob(
             version=VERSIONS["search"],
-            train=train.model_copy(update={"recipes": {wildcards.model: recipe}}),
+            train=train.model_copy(update={"recipes": {wildcards.model: recipe}, "watch": Watch(every_epochs=0)}),
             model=wildcards.model,
             search=self.block(stage, wildcards.setting).search.model_copy(update={"grid": [float(wildcards.rate)]}),
             median_seconds=self.config.evaluation.median_seconds,
@@ -174,6 +177,14 @@ class Plan(Graph):
             cross_check=block.cross_check,
         )
 
+    def evaluate_step2_job(self, wildcards: Any) -> jobs.EvaluateStep2Job:
+        return jobs.EvaluateStep2Job(
+            version=VERSIONS["evaluate"],
+            model=wildcards.model,
+            source="trained here" if wildcards.model in self.step2_trained else "published",
+            batch_size=self.config.evaluation.batch_size,
+        )
+
     def downstream_job(self, wildcards: Any, pack: Pack) -> jobs.DownstreamJob:
         block = getattr(self.config.downstream, wildcards.task.replace("-", "_"))
         options = {}
@@ -189,7 +200,7 @@ class Plan(Graph):
         )
 
     def table_job(self, wildcards: Any, table: jobs.Table) -> jobs.TableJob:
-        settings = {"table1": list(self.settings), "teachers": self.teacher_settings, "table2": []}[table]
+        settings = {"table1": list(self.settings), "teachers": self.teacher_settings}.get(table, [])
         miniature = self.config.miniature is not None
         return jobs.TableJob(version=VERSIONS["tables"], table=table, settings=settings, miniature=miniature)
 

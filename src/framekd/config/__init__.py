@@ -24,6 +24,7 @@ from framekd.config.stages import (
     Student,
     Teacher,
     Tracking,
+    Watch,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "Tracking",
     "TrainRecipe",
     "UserError",
+    "Watch",
     "difference",
     "field",
     "identity",

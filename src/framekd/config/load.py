@@ -25,6 +25,7 @@ from framekd.config.stages import (
     Student,
     Teacher,
     Tracking,
+    Watch,
     default_resources,
 )
 
@@ -56,6 +57,7 @@ class Config(Block):
     evaluation: Evaluation = field(Evaluation, "scoring")
     downstream: Downstream = field(Downstream, "Table II")
     miniature: Miniature | None = field(None, "the embedded miniature instead of AudioSet; null is the real data")
+    watch: Watch = field(Watch, "scoring Step 2 and Step 3 while they train (PSDS1; Step 2: mAP); searches are not")
     tracking: Tracking = field(Tracking, "where trainings are shown while they run", inert=True)
     resources: dict[str, Resources] = Field(
         default_factory=default_resources,

@@ -169,6 +169,22 @@ class Tracking(Block):
     )
 
 
+class Watch(Block):
+    """Scores of a training while it runs, on clips that are held out of it."""
+
+    every_epochs: int = field(5, "epochs between two scorings; 0 trains on all clips and scores none", ge=0)
+    clips: int = field(
+        500, "clips that are scored, a fixed sample: of the validation clips where there are any, else held out", ge=64
+    )
+    learnt_by: float = field(
+        0.3,
+        "share of the steps after which a training that is no better than a constant says so",
+        inert=True,
+        gt=0,
+        le=1,
+    )
+
+
 def default_resources() -> dict[str, Resources]:
     gpu = dict(threads=12, gpu=1)
     return {

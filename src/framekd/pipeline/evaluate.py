@@ -12,13 +12,16 @@ import torch
 
 from framekd import checkpoints, tables
 from framekd.config import UserError
-from framekd.data import ClipSet, chunks
+from framekd.data import ClipSet, chunks, weak_set
 from framekd.examples import Example, write_examples
 from framekd.inference import batch_logits, default_device
-from framekd.jobs import EvaluateJob
+from framekd.jobs import EvaluateJob, EvaluateStep2Job
+from framekd.labels import read_weak_classes
 from framekd.metrics import PSDS, CrossCheck, PSDSResult, evaluation_classes, median_filter
 from framekd.models import FrameModel
 from framekd.pipeline.train import Inputs, strong_clips
+from framekd.pipeline.watch import weak_map
+from framekd.store import Store
 from framekd.units import CLIP_SECONDS
 
 EXAMPLES = 6
@@ -45,6 +48,36 @@ def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, str]) -> Non
     model, seed = job.models[0]
     title = f"{job.stage} of {job.setting}: {model}, seed {seed}"
     write_examples(out["examples"], shown, classes=clips.classes.names, title=title)
+
+
+def evaluate_step2(job: EvaluateStep2Job, *, inputs: Inputs, out: str) -> None:
+    """Write the mAP of a Step 2 checkpoint: columns model, source, map (0..1), clips, classes (that occur), note.
+
+    `map` is empty for a published file without a clip head of the weak classes; `note` says so.
+
+    Args:
+        job: names the model.
+        inputs: stores, eval_segments, class_labels, and `weights` of the model.
+        out: table (csv).
+    Raises:
+        UserError: the model was trained on other classes.
+    """
+    model, spec = checkpoints.load_checkpoint(Path(inputs["weights"]).parent)
+    classes = read_weak_classes(inputs["class_labels"])
+    clips = weak_set(Store(inputs["stores"]), inputs["eval_segments"], classes)
+    row: dict[str, Any] = {"model": job.model, "source": job.source, "map": np.nan, "clips": len(clips), "classes": 0}
+    known = list(spec["clip_classes"] or [])
+    if known == ["none"]:
+        note = spec["provenance"].get("clip_head", "no head in the file")
+    elif missing := [name for name in classes.names if name not in known]:
+        raise UserError(
+            f"{inputs['weights']}: has no clip predictions of {len(missing)} classes, such as {missing[0]!r}"
+        )
+    else:
+        columns = [known.index(name) for name in classes.names]
+        found, note = weak_map(model, clips, columns=columns, batch_size=job.batch_size), ""
+        row |= {"map": found.value, "classes": len(found.per_class)}
+    tables.write_csv(out, pd.DataFrame([row | {"note": note}]), digits=9)
 
 
 def _load(path: str, clips: ClipSet) -> FrameModel:

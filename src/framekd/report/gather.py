@@ -22,7 +22,8 @@ class ReportInputs:
     """Every file that the report reads.
 
     Attributes:
-        tables: name ("table1", "teachers", "significance", "table2") → .csv. A run without teachers has no "teachers".
+        tables: name ("table1", "teachers", "significance", "table2", "step2") → .csv. A run without teachers has no
+            "teachers", one without AudioSet Weak no "step2".
         evaluations: (stage, setting, table .csv, per-class .csv, examples .npz).
         histories: (stage, setting, model, seed, history.jsonl). Step 2 has the setting "Step 2" and the seed "".
         specs: (stage, spec.json of a training or result.json of a searched rate).

@@ -145,6 +145,25 @@ def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED
     return pd.DataFrame(rows)
 
 
+def step2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
+    """mAP after Step 2 (NaN without a clip head).
+
+    Columns model, source, map, published, difference, clips, classes, note.
+
+    Args:
+        paths: .csv of each model, with columns model, source, map (0..1), clips, classes, note.
+        published_dir: folder of the paper's numbers.
+    """
+    reference = published("step2", ["model"], directory=published_dir)
+    columns = ("model", "source", "map", "clips", "classes", "note")
+    frame = pd.concat([read(path, columns) for path in paths], ignore_index=True)
+    frame["map"] = frame["map"].astype(float) * 100
+    frame["published"] = [reference.get((model,), math.nan) for model in frame["model"]]
+    frame["difference"] = frame["map"] - frame["published"]
+    frame["note"] = frame["note"].astype(object).where(frame["note"].notna(), "")
+    return frame[["model", "source", "map", "published", "difference", "clips", "classes", "note"]]
+
+
 ORDERINGS = {"without_kd": "KD", "without_rnn": "RNN", "without_step2": "Step 2", "li_et_al": "all three steps"}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from framekd.files import write_text
-from framekd.tables.build import significance, table1, table2, teachers
+from framekd.tables.build import significance, step2, table1, table2, teachers
 from framekd.tables.rows import CHECKPOINT_TITLES, MODES, PUBLISHED, Paths, title_of
 
 MINIATURE_NOTE = (
@@ -53,6 +53,15 @@ def wide_table2(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def wide_step2(frame: pd.DataFrame) -> pd.DataFrame:
+    """Step 2's table for print: a row per model; a model without a score has its reason in place of it."""
+    rows = []
+    for row in frame.to_dict("records"):
+        score = row["note"] if math.isnan(row["map"]) else percent(row["map"], math.nan, row["published"])
+        rows.append({**{key: row[key] for key in ("model", "source")}, "mAP": score, "clips": row["clips"]})
+    return pd.DataFrame(rows)
+
+
 def markdown(frame: pd.DataFrame, *, title: str, notes: Iterable[str] = ()) -> str:
     """Markdown table of strings, with the title above and the notes below."""
     heads = [str(name) for name in frame.columns]
@@ -93,6 +102,7 @@ def _write_all(path: Path, frame: pd.DataFrame, wide: pd.DataFrame, *, title: st
 
 
 TITLES = {
+    "step2": "Mean average precision (percent) on AudioSet's evaluation clips after Step 2.",
     "table1": "PSDS1 (percent, without variance penalty) on the evaluation clips, per setting.",
     "teachers": "PSDS1 (percent, without variance penalty) of single teachers and of their ensemble.",
     "table2": "Downstream: DESED PSDS1 with variance penalty; DC16-T2 and MAESTRO onset F-measure at 50 ms (percent).",
@@ -123,6 +133,16 @@ def write_table2(
     """Write Table II to `csv`, and as .md and .tex beside it. paths: .csv of the downstream jobs."""
     frame = table2(paths, published_dir=published_dir)
     _write_all(Path(csv), frame, wide_table2(frame), title=TITLES["table2"], notes=notes_of(miniature=miniature))
+    return frame
+
+
+def write_step2(
+    paths: Iterable[str | Path], csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
+) -> pd.DataFrame:
+    """Write Step 2's table to `csv`, and as .md and .tex beside it. paths: .csv of each model."""
+    frame = step2(paths, published_dir=published_dir)
+    notes = ["Each cell: mAP (published value, difference)."] + ([MINIATURE_NOTE] if miniature else [])
+    _write_all(Path(csv), frame, wide_step2(frame), title=TITLES["step2"], notes=notes)
     return frame
 
 
