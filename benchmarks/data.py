@@ -1,11 +1,10 @@
-"""How fast AudioSet's labels and audio come in, against the way of the authors' loader with the same clips.
+"""How fast AudioSet's labels and audio are read, compared with the authors' loader on the same clips.
 
     python benchmarks/data.py [--clips 300] [--rows 100000] [--weak-rows 2000000] [--json FILE]
 
-Times are CPU seconds of one thread in this process unless they say wall, so that a busy machine changes them little.
-The authors' loader decodes mp3 bytes to floats and resamples them from 32 to 16 kHz for every clip it hands out; here
-that is libsndfile's decoder and torchaudio's Kaiser resampler, both compiled code. Labels and audio are made up, in the
-published formats and sizes.
+Times are CPU seconds of one thread, so a busy machine changes them little. The authors' loader decodes mp3 bytes to
+floats and resamples them from 32 to 16 kHz each time a clip is read; here libsndfile and torchaudio's Kaiser resampler
+do that. Labels and audio are synthetic, in the published formats and sizes.
 """
 
 from __future__ import annotations
@@ -30,17 +29,18 @@ import torchaudio
 from framekd import events
 from framekd.acquire import plan_clips
 from framekd.audio import decode, ffmpeg_path
-from framekd.config import LABEL_FILES, Augment, Recipe
+from framekd.config import LABEL_FILES, Augment, TrainRecipe
 from framekd.data import Cutter, Loader, strong_set
 from framekd.labels import ClassList, known_strong, known_weak, read_strong
 from framekd.store import StoredClip, write_shard
+from framekd.units import CLIP_SECONDS, SAMPLE_RATE
 
-SECONDS, RATE = 10, 16_000
+CLIP_SAMPLES = int(CLIP_SECONDS * SAMPLE_RATE)
 HEADER = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
 
 
 def cpu(function: Callable[[], object], *, repeats: int = 3) -> float:
-    """Smallest CPU time of some calls."""
+    """Smallest CPU time of `repeats` calls, in seconds."""
     times = []
     for _ in range(repeats):
         gc.collect()
@@ -51,7 +51,7 @@ def cpu(function: Callable[[], object], *, repeats: int = 3) -> float:
 
 
 def children(function: Callable[[], object]) -> float:
-    """CPU time of the processes that a call starts and awaits."""
+    """CPU time of the processes that a call starts and waits for, in seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     function()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -65,10 +65,10 @@ def video(i: int) -> str:
 def recordings(folder: Path, n: int) -> list[bytes]:
     """`n` mp3 files of 10 s at 32 kHz, as bytes."""
     wave = folder / "all.wav"
-    noise = f"anoisesrc=d={n * SECONDS}:r=32000:c=pink:a=0.3:seed=1"
+    noise = f"anoisesrc=d={n * CLIP_SECONDS}:r=32000:c=pink:a=0.3:seed=1"
     run = [ffmpeg_path(), "-loglevel", "error", "-y"]
     subprocess.run([*run, "-f", "lavfi", "-i", noise, wave], check=True)
-    split = ["-f", "segment", "-segment_time", str(SECONDS), "-c:a", "libmp3lame", "-b:a", "96k"]
+    split = ["-f", "segment", "-segment_time", str(CLIP_SECONDS), "-c:a", "libmp3lame", "-b:a", "96k"]
     subprocess.run([*run, "-i", wave, *split, folder / "%05d.mp3"], check=True)
     return [(folder / f"{i:05d}.mp3").read_bytes() for i in range(n)]
 
@@ -90,9 +90,9 @@ def strong_file(path: Path, rows: int, clips: int, classes: ClassList) -> Path:
 
 
 def theirs(mp3: list[bytes]) -> torch.Tensor:
-    """The authors' way: decode, first channel, resample, for each clip."""
-    resample = torchaudio.transforms.Resample(32_000, RATE, resampling_method="sinc_interp_kaiser")
-    out = torch.zeros(len(mp3), SECONDS * RATE)
+    """What the authors' loader does: decode, take the first channel and resample each clip."""
+    resample = torchaudio.transforms.Resample(32_000, SAMPLE_RATE, resampling_method="sinc_interp_kaiser")
+    out = torch.zeros(len(mp3), CLIP_SAMPLES)
     for row, data in zip(out, mp3):
         wave = resample(torch.from_numpy(soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)[0][:, 0]))
         row[: min(len(wave), len(row))] = wave[: len(row)]
@@ -100,9 +100,9 @@ def theirs(mp3: list[bytes]) -> torch.Tensor:
 
 
 def audio(folder: Path, n: int) -> list[tuple]:
-    """Random access to stored clips, against decoding them each time."""
+    """Random access to stored clips, compared with decoding them each time."""
     mp3 = recordings(folder, n)
-    samples = [decode(data)[: SECONDS * RATE] for data in mp3]
+    samples = [decode(data)[:CLIP_SAMPLES] for data in mp3]
     classes = known_strong()[0]
     labels = strong_file(folder / "strong.tsv", 9 * n, n, classes)
     names = sorted(f"{video(i)}_30000" for i in range(n))
@@ -123,7 +123,6 @@ def audio(folder: Path, n: int) -> list[tuple]:
         rows.append((f"random access, {encoding}, clips/s", n / cpu(read), 2000 if encoding == "pcm" else None))
         rows.append((f"store size, {encoding}, kB a clip", path.stat().st_size / n / 1000, None))
         rows.append((f"writing, {encoding}, clips/s", n / writing, None))
-    rows += opus(samples)
     authors = n / cpu(lambda: theirs(mp3))
     rows.append(("authors' way (mp3 bytes → float → 16 kHz), clips/s", authors, None))
     rows.append(("random access, pcm, times the authors' way", rows[0][1] / authors, 10))
@@ -131,23 +130,11 @@ def audio(folder: Path, n: int) -> list[tuple]:
     return rows
 
 
-def opus(samples: list[np.ndarray]) -> list[tuple]:
-    """What Opus would cost in place of FLAC (it is not offered: lossy, and slower to read than FLAC)."""
-    coded = []
-    for wave in samples[:50]:
-        buffer = io.BytesIO()
-        soundfile.write(buffer, wave, RATE, format="OGG", subtype="OPUS")
-        coded.append(buffer.getvalue())
-    spent = cpu(lambda: [soundfile.read(io.BytesIO(data), dtype="int16") for data in coded])
-    size = sum(map(len, coded)) / len(coded) / 1000
-    return [("random access, Opus bytes, clips/s", len(coded) / spent, None), ("size, Opus, kB a clip", size, None)]
-
-
 def loading(clips, n: int) -> list[tuple]:
-    """Whole training batches: waveforms, 447 classes x 250 frames of labels, with and without mixing."""
+    """Whole training batches: waveforms and labels of 447 classes x 250 frames, with and without mixing."""
     rows = []
     for name, wavmix in (("", 0.0), (", half of them mixed", 0.5)):
-        recipe = Recipe(batch_size=32, epoch_clips=n - n % 32, sampler="balanced", augment=Augment(wavmix=wavmix))
+        recipe = TrainRecipe(batch_size=32, epoch_clips=n - n % 32, sampler="balanced", augment=Augment(wavmix=wavmix))
         loader = Loader(clips, recipe, seed=0)
 
         def epoch(loader=loader) -> None:
@@ -160,7 +147,7 @@ def loading(clips, n: int) -> list[tuple]:
 
 
 def targets(folder: Path, n: int) -> list[tuple]:
-    """A label file of `n` rows to targets of all clips and sampling weights."""
+    """From a label file of `n` rows to the targets and sampling weights of all clips."""
     classes = known_strong()[0]
     clips = n // 9
     path = strong_file(folder / "rows.tsv", n, clips, classes)
@@ -180,7 +167,7 @@ def targets(folder: Path, n: int) -> list[tuple]:
 
 
 def planning(folder: Path, n_weak: int) -> list[tuple]:
-    """The table of wanted clips of the whole of AudioSet."""
+    """Listing the clips of the whole of AudioSet."""
     train, evaluated, _ = known_strong()
     weak = known_weak()
     paths = {name: folder / file for name, file in LABEL_FILES.items()}
@@ -211,7 +198,7 @@ def planning(folder: Path, n_weak: int) -> list[tuple]:
 
 
 def decoding(folder: Path) -> list[tuple]:
-    """What a downloaded clip costs once it is on disk: decode, resample, cut."""
+    """Decoding, resampling and cutting of a downloaded clip."""
     rows = []
     for suffix, codec in (("webm", "libopus"), ("m4a", "aac"), ("mp3", "libmp3lame")):
         path = folder / f"d.{suffix}"
@@ -223,10 +210,10 @@ def decoding(folder: Path) -> list[tuple]:
 
 
 def _worker(path: str, labels: str, beside_gpu: bool, queue) -> None:
-    """Batches of 256: whole ones in this memory, or what is made here of those that are finished on a GPU."""
+    """Report the peak memory of making batches of 256, or only the part of them that is made beside a GPU."""
     torch.set_num_threads(1)
     clips = strong_set([path], labels, known_strong()[0])
-    recipe = Recipe(batch_size=256, epoch_clips=1024, sampler="balanced", augment=Augment(wavmix=0.5))
+    recipe = TrainRecipe(batch_size=256, epoch_clips=1024, sampler="balanced", augment=Augment(wavmix=0.5))
     loader = Loader(clips, recipe, seed=0)
     peak = 0.0
     for step in range(4):
@@ -241,7 +228,7 @@ def _worker(path: str, labels: str, beside_gpu: bool, queue) -> None:
 
 
 def _anonymous() -> float:
-    """Private memory of this process in MB; pages of mapped files are shared and can be dropped."""
+    """Private memory of this process in MB, without the pages of mapped files, which the system can drop."""
     text = Path("/proc/self/status").read_text().split()
     return int(text[text.index("RssAnon:") + 1]) / 1024
 

@@ -1,13 +1,13 @@
 """Augmentation of log-mel spectrograms, labels and soft labels on the device, without a loop over clips.
 
 The operations, their order and their distributions are those of the authors' training step (Schmid et al., ICASSP
-2025, Sec. 3.2, and its released code): circular time shift, mixup, Freq-MixStyle (Schmid et al., 2022), time masking,
+2025, Sec. 3.2, and its released code): circular time shift, mixup, Freq-MixStyle (Schmid et al., 2022), time mask,
 filter augmentation (Nam et al., ICASSP 2022) and frequency warping (random resize and crop of the bins, after BYOL-A).
-What the code draws once a batch is drawn once a batch here; what it draws per clip is drawn per clip. Labels and
-ensemble targets move with the audio in every operation.
+As there, some draws are per batch and some per clip. Labels and soft labels move with the audio in every operation.
 
-All decisions come from one NumPy generator on the host, so that a CPU and a GPU decide alike. The last three
-operations are linear in each time frame: they are folded into one matrix per clip and applied in one product.
+The ``draw_…`` functions draw from one NumPy generator on the CPU, so that a CPU and a GPU make the same decisions. The
+other functions are deterministic. The last three operations are linear in each time frame, so they are combined into
+one matrix per clip and applied in one product.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from framekd.config import Augment
 
 Labels = TypeVar("Labels")
-"""Any dataclass with ``frame_labels``, ``clip_labels`` and ``soft_labels`` (tensors or None)."""
+"""A dataclass with ``frame_labels``, ``clip_labels`` and ``soft_labels`` (tensors or None)."""
 
 LABELS = ("frame_labels", "clip_labels", "soft_labels")
 
@@ -32,11 +32,19 @@ LABELS = ("frame_labels", "clip_labels", "soft_labels")
 def augment(
     mel: Float[Tensor, "batch 1 bins frames"], batch: Labels, config: Augment, *, generator: np.random.Generator
 ) -> tuple[Float[Tensor, "batch 1 bins frames"], Labels]:
-    """Augment normalised log-mels and the labels of `batch`; neither argument is changed.
+    """Augment log-mels and the labels of a batch. The arguments are not changed.
 
-    ``batch.frame_labels`` and ``batch.soft_labels`` are [batch, classes, label frames] in 0..1 (soft labels may be
-    [batch, classes]), ``batch.clip_labels`` [batch, classes]; each may be None. A batch with ``has_frame_labels``
-    (bool [batch]) mixes only clips that agree in it, so that no clip without a label dilutes one with it.
+    Args:
+        mel: normalised log-mels.
+        batch: a dataclass with `frame_labels` and `soft_labels` [batch, classes, label frames] (soft labels may also
+            be [batch, classes]) and `clip_labels` [batch, classes], all 0..1 or None. If it has `has_frame_labels`
+            ([batch] bool), mixup joins only clips with equal values: the frame labels of the others are unknown.
+        config: probabilities and strengths.
+        generator: source of all draws.
+    Returns:
+        The augmented log-mels, and `batch` with its labels replaced.
+    Raises:
+        TypeError: `batch` is not a dataclass.
     """
     labels = {name: value for name in LABELS if (value := getattr(batch, name, None)) is not None}
     size, bins, frames = mel.shape[0], mel.shape[2], mel.shape[3]
@@ -54,15 +62,16 @@ def augment(
         scale, offset = mixstyle_affine(mel, _to(mel, weight), _index(mel, order))
     masked = draw_time_mask(generator, labels, config.time_mask) if config.time_mask > 0 else None
     if config.filter > 0 and generator.random() < config.filter:
-        gains = draw_filter(generator, size, bins, config)
+        gains = filter_gains(*draw_filter(generator, size, bins, config))
         gains = gains.to(mel.device, mel.dtype, non_blocking=True)
         scale = gains if scale is None else scale * gains
         offset = None if offset is None else offset * gains
     if config.freq_warp > 0 and generator.random() < config.freq_warp:
-        matrix = draw_warp(generator, bins, config.freq_warp_min).to(mel.device, mel.dtype, non_blocking=True)
+        matrix = warp_matrix(bins, *draw_warp(generator, bins, config.freq_warp_min))
+        matrix = matrix.to(mel.device, mel.dtype, non_blocking=True)
     mel = along_bins(mel, scale, offset, matrix)
     if masked is not None:
-        # Masked frames are zero before filter and warping; both act on one frame alone, so zero they stay.
+        # The mask comes before filter and warping, but both keep a frame of zeros as it is, so it can be applied last.
         mel, labels = time_mask(mel, labels, *masked)
     return mel, _with(batch, labels)
 
@@ -77,12 +86,12 @@ def _with(batch: Any, labels: dict[str, Tensor]) -> Any:
 
 
 def draw_shifts(generator: np.random.Generator, size: int, frames: int, share: float) -> np.ndarray:
-    """Shifts in mel frames: a normal of standard deviation ``int(frames * share)``, cut towards zero."""
+    """Shifts of `size` clips in mel frames: normal with standard deviation ``int(frames * share)``, truncated."""
     return np.trunc(generator.normal(0.0, int(frames * share), size)).astype(np.int64)
 
 
 def frame_shift(mel: Tensor, labels: dict[str, Tensor], shifts: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
-    """Roll each clip by its own shift (later by a positive one); labels by the same time, rounded to their frames."""
+    """Roll each clip by its own shift (positive: later), and its labels by the same time, rounded to label frames."""
     frames = mel.shape[-1]
     out = {}
     for name, value in labels.items():
@@ -92,7 +101,7 @@ def frame_shift(mel: Tensor, labels: dict[str, Tensor], shifts: np.ndarray) -> t
 
 
 def roll_clips(values: Tensor, shifts: np.ndarray) -> Tensor:
-    """``torch.roll`` of each clip along the last axis, by an amount of its own."""
+    """``torch.roll`` along the last axis by one shift per clip."""
     frames = values.shape[-1]
     index = torch.from_numpy((np.arange(frames) - shifts[:, None]) % frames).to(values.device, non_blocking=True)
     index = index.view(len(shifts), *[1] * (values.ndim - 2), frames)
@@ -103,13 +112,13 @@ def roll_clips(values: Tensor, shifts: np.ndarray) -> Tensor:
 
 
 def draw_mixture(generator: np.random.Generator, size: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """Per clip the larger part of a Beta(alpha, alpha) draw, and a partner from one random permutation of the batch."""
+    """Weight of each clip, the larger of b and 1 - b with b ~ Beta(alpha, alpha), and its partner in a permutation."""
     weight = generator.beta(alpha, alpha, size)
     return np.maximum(weight, 1.0 - weight).astype(np.float32), generator.permutation(size)
 
 
 def within(order: Int[Tensor, " batch"], groups: Bool[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-    """The permutation `order` as one that stays within each of two groups; unchanged if there is only one."""
+    """Change the permutation `order` so that partners are in the same group; with one group it stays as it is."""
     shuffled = order[groups[order].to(torch.uint8).argsort(stable=True)]
     partner = torch.empty_like(order)
     partner[groups.to(torch.uint8).argsort(stable=True)] = shuffled
@@ -119,7 +128,7 @@ def within(order: Int[Tensor, " batch"], groups: Bool[Tensor, " batch"]) -> Int[
 def mixup(
     mel: Tensor, labels: dict[str, Tensor], weight: Float[Tensor, " batch"], partner: Int[Tensor, " batch"]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """``weight * clip + (1 - weight) * partner`` for the log-mels and for every kind of label."""
+    """``weight * clip + (1 - weight) * partner`` for the log-mels and all labels."""
 
     def mix(value: Tensor) -> Tensor:
         part = weight.to(value.dtype).view(-1, *[1] * (value.ndim - 1))
@@ -142,9 +151,9 @@ def _index(like: Tensor, values: np.ndarray) -> Int[Tensor, " n"]:
 def mixstyle_affine(
     mel: Float[Tensor, "batch 1 bins frames"], weight: Float[Tensor, " batch"], partner: Int[Tensor, " batch"]
 ) -> tuple[Float[Tensor, "batch 1 bins 1"], Float[Tensor, "batch 1 bins 1"]]:
-    """Freq-MixStyle as ``scale * mel + offset``: each bin's mean and deviation over time, mixed with a partner's."""
+    """Scale and offset of Freq-MixStyle: each bin gets mean and deviation over time mixed with those of a partner."""
     mean = mel.mean(dim=-1, keepdim=True)
-    # Norms of the centred rows: on a CPU several times faster than torch.var, and as exact.
+    # The norm of the centred rows is several times faster than torch.var on a CPU, and as exact.
     squares = torch.linalg.vector_norm(mel - mean, dim=-1, keepdim=True).square()
     deviation = (squares / (mel.shape[-1] - 1) + 1e-6).sqrt()
     own = weight.view(-1, 1, 1, 1)
@@ -159,7 +168,7 @@ def mixstyle_affine(
 def draw_time_mask(
     generator: np.random.Generator, labels: dict[str, Tensor], longest: float, *, shortest: float = 0.05
 ) -> tuple[int, int, int]:
-    """One segment per batch, in label frames: (start, width, label frames)."""
+    """One segment per batch, in label frames: (start, width, label frames of the clip)."""
     frames = next((value.shape[-1] for value in labels.values() if value.ndim == 3), 250)
     widest = max(1, int(longest * frames))
     width = int(generator.integers(min(int(shortest * frames), widest), widest + 1))
@@ -169,7 +178,7 @@ def draw_time_mask(
 def time_mask(
     mel: Tensor, labels: dict[str, Tensor], start: int, width: int, frames: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Zero the same time span of log-mels, labels and soft labels; clip labels stay."""
+    """Set the same time span of log-mels, frame labels and soft labels to zero; clip labels stay."""
     ratio = max(1, round(mel.shape[-1] / frames))
     mel = mel.clone()
     mel[..., start * ratio : (start + width) * ratio] = 0
@@ -186,17 +195,24 @@ def time_mask(
 
 def draw_filter(
     generator: np.random.Generator, size: int, bins: int, config: Augment
-) -> Float[Tensor, "batch 1 bins 1"]:
-    """Gains per clip and bin: straight lines in dB between random knots at band limits that the batch shares.
-
-    As in the authors' code these gains multiply the *normalised log*-mel; they are no filter in the acoustic sense.
-    """
+) -> tuple[Int[np.ndarray, " limits"], Float[np.ndarray, "batch limits"]]:
+    """Limits of random frequency bands, shared by the batch (bins, 0 and `bins` included), and a gain in dB at each."""
     bands = int(generator.integers(config.filter_bands[0], config.filter_bands[1] + 1))
     width = min(config.filter_min_bins, (bins + 1) // bands)
     inner = np.sort(generator.integers(0, bins - bands * width + 1, bands - 1)) + np.arange(1, bands) * width
     limits = np.concatenate([[0], inner, [bins]])
-    knots = generator.uniform(-config.filter_db, config.filter_db, (size, bands + 1))
-    lines = np.zeros((bands + 1, bins))
+    return limits, generator.uniform(-config.filter_db, config.filter_db, (size, bands + 1))
+
+
+def filter_gains(
+    limits: Int[np.ndarray, " limits"], knots: Float[np.ndarray, "batch limits"]
+) -> Float[Tensor, "batch 1 bins 1"]:
+    """Gains that are linear in dB between the `knots` at the band `limits`.
+
+    As in the authors' code they multiply the normalised *log*-mel, so this is not a filter in the acoustic sense.
+    """
+    size, bins = len(knots), int(limits[-1])
+    lines = np.zeros((len(limits), bins))
     for band, (low, high) in enumerate(pairwise(limits)):
         rise = np.linspace(0.0, 1.0, high - low)
         lines[band, low:high] += 1.0 - rise
@@ -205,15 +221,14 @@ def draw_filter(
     return torch.from_numpy(gains.astype(np.float32)).view(size, 1, bins, 1)
 
 
-def draw_warp(generator: np.random.Generator, bins: int, least: float) -> Float[Tensor, "bins bins"]:
-    """A random run of neighbouring bins, stretched over all of them; one for the batch."""
+def draw_warp(generator: np.random.Generator, bins: int, least: float) -> tuple[int, int]:
+    """A random run of bins, one per batch: (start, height)."""
     height = int(generator.uniform(least, 1.0) * bins)
-    start = int(generator.integers(0, bins - height + 1))
-    return warp_matrix(bins, start, height)
+    return int(generator.integers(0, bins - height + 1)), height
 
 
 def warp_matrix(bins: int, start: int, height: int) -> Float[Tensor, "bins bins"]:
-    """Bicubic resize (a = -0.75, corners aligned, borders repeated) of bins ``start .. start + height`` to all bins."""
+    """Bicubic resize (a = -0.75, corners aligned, borders repeated) of `height` bins from `start` to all bins."""
     position = np.arange(bins) * ((height - 1) / max(bins - 1, 1))
     left = np.floor(position).astype(np.int64)
     matrix = np.zeros((bins, bins))
@@ -232,7 +247,7 @@ def along_bins(
     offset: Float[Tensor, "batch 1 bins 1"] | None,
     matrix: Float[Tensor, "bins bins"] | None,
 ) -> Float[Tensor, "batch 1 bins frames"]:
-    """``matrix @ (scale * mel + offset)`` in one pass over the spectrograms; None stands for nothing to do."""
+    """``matrix @ (scale * mel + offset)`` in one pass over the spectrograms; None leaves a part out."""
     if matrix is None:
         if scale is None:
             return mel

@@ -31,6 +31,14 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--plot", action="store_true", help="also write a picture of the scores")
     doctor = commands.add_parser("doctor", help="check the environment and the configured data before a long run")
     doctor.add_argument("--configfile", nargs="*", default=[], help="differences from config/config.yaml")
+    explain = commands.add_parser("explain", help="which job made a result, and what has changed since")
+    explain.add_argument(
+        "results", nargs="+", metavar="RESULT", help="a file or checkpoint folder; of two, the difference"
+    )
+    explain.add_argument("--configfile", nargs="+", default=[], help="differences from config/config.yaml")
+    explain.add_argument("--deep", action="store_true", help="all ancestors, not only the parents")
+    compare = commands.add_parser("compare", help="which of the paper's numbers and claims a table shows")
+    compare.add_argument("table", metavar="TABLE", help="table1.csv, teachers.csv or table2.csv of a run")
     return out
 
 
@@ -38,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. An error of the user or the system is one sentence on stderr, code 1."""
     given = parser().parse_args(arguments)
     try:
-        return {"predict": predict, "doctor": doctor}[given.command](given)
+        return {"predict": predict, "doctor": doctor, "explain": explain, "compare": compare}[given.command](given)
     except (UserError, OSError) as error:
         print(f"framekd: {error}", file=sys.stderr)
         return 1
@@ -171,6 +179,31 @@ def _checkpoints(config: Config) -> list[str]:
             except UserError as error:
                 out.append(f"{key}: {error}")
     return out
+
+
+def explain(given: argparse.Namespace) -> int:
+    """Print which job made a result and what has changed since; of two results, what differs."""
+    from framekd import explain
+
+    if len(given.results) > 2:
+        raise UserError(f"explain takes one result or two, not {len(given.results)}")
+    config = explain.configuration(given.configfile)
+    if len(given.results) == 2:
+        first, second = given.results
+        print(explain.pair_text(explain.explain_pair(first, second, config)))
+        return 0
+    found = explain.explain(given.results[0], config, deep=given.deep)
+    found.rerun = explain.ask_snakemake(given.results[0], given.configfile)
+    print(explain.text(found, deep=given.deep))
+    return 0
+
+
+def compare(given: argparse.Namespace) -> int:
+    """Print which of the paper's numbers and claims a table shows."""
+    from framekd.tables.claims import compare_table, comparison_text
+
+    print(comparison_text(compare_table(given.table)))
+    return 0
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ class Graph:
         alone = _logs(self.packs(models), models)
         names: dict[str, list[str]] = {
             "miniature": [part for part in ("audioset", *TASKS) if config.miniature],
-            "data": ["labels", "clips", "coverage"],
+            "data": ["labels", "clips", "gate"],
             "acquire": [f"{shard:04d}" for shard in range(len(self.stores))],
             "step1": alone,
             "step2": [*_logs(self.packs(self.step2_trained), self.step2_trained), *(f"external/{n}" for n in external)],

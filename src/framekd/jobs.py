@@ -67,7 +67,7 @@ class AcquireJob(Job):
     media: str | None
 
 
-class CoverageJob(Job):
+class GateJob(Job):
     """Count what was acquired, and stop if it is too little."""
 
     min_clips: int

@@ -1,8 +1,6 @@
-"""The losses: binary cross-entropy on frames or clips, and its mix with an ensemble's soft labels (Sec. 3.2).
+"""Losses: binary cross-entropy on frames or clips, and its mix with an ensemble's soft labels (Sec. 3.2).
 
-Binary cross-entropy is linear in its target, so that ``w BCE(z, s) + (1 - w) BCE(z, y) = BCE(z, w s + (1 - w) y)``: the
-mix costs one pass over the logits instead of two. All losses take logits and are means over every element, so that
-classes and frames weigh alike.
+All losses take logits and are means over all elements, so every class and every frame has the same weight.
 """
 
 from __future__ import annotations
@@ -20,10 +18,16 @@ def bce(
     clips: Bool[Tensor, " batch"] | None = None,
     count: Tensor | None = None,
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy of logits against labels in 0..1, the mean over all elements.
+    """Mean binary cross-entropy of logits against labels.
 
-    With `clips`, the mean over those clips alone (0, with a gradient of 0, when there are none). `count` replaces their
-    number: of a part of a batch, the share of the whole batch's that makes the parts' means average to the batch's.
+    Args:
+        logits: [batch, ...].
+        labels: as logits, 0..1.
+        clips: [batch] bool, the clips to average over; all unless given. With none, the loss is 0 and has gradient 0.
+        count: divisor of the sum over `clips`; their number unless given. For a micro-batch pass batch_count *
+            len(part) / len(batch), so that micro-batch losses average to the batch loss.
+    Returns:
+        Scalar loss.
     """
     if clips is None:
         return F.binary_cross_entropy_with_logits(logits, labels)
@@ -41,11 +45,18 @@ def distillation(
 ) -> Float[Tensor, ""]:
     """``weight * BCE(logits, soft) + (1 - weight) * BCE(logits, labels)``, means over all elements.
 
-    soft: the ensemble's probabilities; NaN where it has none (a class that it lacks, a clip that it has not seen).
-    There the soft term is 0 and the label term keeps its weight: EfficientAT's rule for clips without a teacher.
+    Args:
+        logits: [batch, classes] or [batch, classes, frames].
+        labels: as logits, 0..1.
+        soft: as logits, the ensemble's probabilities; NaN for a class or clip that it lacks. There the soft term is 0
+            and the label term keeps its weight, as EfficientAT treats clips without a teacher.
+        weight: share of the soft labels, 0..1.
+    Returns:
+        Scalar loss.
     """
+    # Binary cross-entropy is linear in its target, so one pass over the logits is enough for both terms.
     known = ~torch.isnan(soft)
     target = (1.0 - weight) * labels + torch.where(known, weight * soft, 0.0)
-    # -[t log p + (v - t) log (1 - p)] with v the weight that an element has in all: v softplus(z) - t z.
+    # With v the total weight of an element: -[t log p + (v - t) log (1 - p)] = v softplus(z) - t z.
     total = (1.0 - weight) + weight * known.to(logits.dtype)
     return (total * F.softplus(logits) - target * logits).mean()

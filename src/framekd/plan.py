@@ -89,8 +89,8 @@ class Plan(Graph):
             media=f"{self.data}/miniature/audioset/media" if self.config.miniature else None,
         )
 
-    def coverage_job(self, wildcards: Any) -> jobs.CoverageJob:
-        return jobs.CoverageJob(version=VERSIONS["acquire"], min_clips=self.config.audioset.min_clips)
+    def gate_job(self, wildcards: Any) -> jobs.GateJob:
+        return jobs.GateJob(version=VERSIONS["acquire"], min_clips=self.config.audioset.min_clips)
 
     def checkpoint_job(self, wildcards: Any, step: jobs.Step, pack: Pack) -> jobs.CheckpointJob:
         block = self.config.step1 if step == "step1" else self.config.step2

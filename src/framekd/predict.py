@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +16,6 @@ from framekd.audio import decode
 from framekd.events import active_runs
 from framekd.models import FrameModel
 from framekd.units import CLIP_FRAMES, FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
-
-HOP = FRAME_SAMPLES
-
-
-def logits(
-    model: Any, waveform: Float[Tensor, "batch samples"], *, precision: str = "fp32"
-) -> tuple[Float[Tensor, "batch classes frames"], Float[Tensor, "batch clip_classes"]]:
-    """Frame and clip logits of waveforms; see :func:`framekd.inference.logits`."""
-    return inference.logits(model, model.frontend(waveform), precision=precision)
 
 
 def windowed(
@@ -67,7 +57,8 @@ def windowed(
     total: Tensor | None = None
     weights = torch.zeros(starts[-1] + CLIP_FRAMES)
     for first in range(0, len(starts), batch_size):
-        found, _ = logits(model, windows[first : first + batch_size].to(device), precision=precision)
+        mel = model.frontend(windows[first : first + batch_size].to(device))
+        found, _ = inference.logits(model, mel, precision=precision)
         for start, window in zip(starts[first : first + batch_size], found.cpu()):
             if total is None:
                 total = window.new_zeros(window.shape[0], len(weights))

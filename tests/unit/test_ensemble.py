@@ -1,4 +1,4 @@
-"""The ensemble file: equal to the mean of its members, bounded in memory, resumable, and read by every spelling."""
+"""The ensemble file: the mean of its members, in bounded memory, resumable; soft labels are found by any spelling."""
 
 import json
 import os
@@ -9,17 +9,27 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 from training_runs import CLASSES, SIZES, clips, start
 
-from framekd import checkpoints
+from framekd import checkpoints, ensemble
 from framekd.config import UserError
-from framekd.data import Arrays, chunks
-from framekd.data.clips import labelled
+from framekd.data import Arrays, chunks, labelled
 from framekd.ensemble import SoftLabels, filenames, write_ensemble
+from framekd.inference import batch_logits
 from framekd.labels import ClassList
 from framekd.models import build_model
 from framekd.train import torch_generator
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Child processes use one thread; results are byte-equal only with the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def member(seed):
@@ -41,7 +51,7 @@ def made(tmp_path_factory):
 
 
 def expected(members, data):
-    """The mean of logits, clip by clip and member by member, in double precision."""
+    """The mean of the members' logits in double precision, one clip at a time."""
     rows = []
     for batch in chunks(data, 1):
         with torch.no_grad():
@@ -62,24 +72,47 @@ def test_the_file_is_the_mean_of_its_members(made):
 
 def test_the_same_logits_are_the_same_bytes_at_another_time(made, tmp_path):
     path, members, data = made
-    time.sleep(max(0.0, 1.1 - (time.time() - path.stat().st_mtime)))  # HDF5's own stamps count seconds
+    time.sleep(max(0.0, 1.1 - (time.time() - path.stat().st_mtime)))  # HDF5 stamps whole seconds
     again = tmp_path / "again.h5"
     write_ensemble(again, members, data, classes=data.classes, batch_size=4, device="cpu", progress=False)
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_one_member_at_a_time_gives_the_same(made, tmp_path):
+@pytest.fixture(scope="module")
+def folders(made, tmp_path_factory):
+    """Checkpoint directories of the members."""
     _, members, data = made
-    folders = []
-    for i, model in enumerate(members):
-        note = {"step": "teacher"}
-        folders.append(
-            checkpoints.save_checkpoint(tmp_path / str(i), model, classes=data.classes.names, provenance=note)
-        )
-    write_ensemble(tmp_path / "shards.h5", folders, data, classes=data.classes, batch_size=4, resident=False, shard=5,
-                   device="cpu", progress=False)  # fmt: skip
-    got, ours = read(tmp_path / "shards.h5")[0], read(made[0])[0]
-    np.testing.assert_array_equal(got["strong_logits"], ours["strong_logits"])
+    root = tmp_path_factory.mktemp("members")
+    return [
+        checkpoints.save_checkpoint(root / str(i), model, classes=data.classes.names, provenance={})
+        for i, model in enumerate(members)
+    ]
+
+
+@pytest.mark.parametrize("shard", [1, 4, 5, 100])
+def test_one_member_at_a_time_gives_the_same_bytes_from_the_same_batches(made, folders, tmp_path, shard, monkeypatch):
+    data, seen = made[2], set()
+
+    def watched(models, batches, **options):
+        for batch, found in batch_logits(models, batches, **options):
+            seen.add(tuple(batch.ids))
+            yield batch, found
+
+    monkeypatch.setattr(ensemble, "batch_logits", watched)
+    options = dict(classes=data.classes, batch_size=4, device="cpu", progress=False)
+    whole = write_ensemble(tmp_path / "whole.h5", folders, data, **options)
+    parts = write_ensemble(tmp_path / "parts.h5", folders, data, resident=False, shard=shard, **options)
+    assert seen == {tuple(data.ids[0:4]), tuple(data.ids[4:8]), tuple(data.ids[8:11])}
+    assert parts.read_bytes() == whole.read_bytes()
+    np.testing.assert_array_equal(read(whole)[0]["strong_logits"], read(made[0])[0]["strong_logits"])
+
+
+def test_other_batches_give_the_same_within_one_float16_step(made, folders, tmp_path):
+    data = made[2]
+    write_ensemble(tmp_path / "e.h5", folders, data, classes=data.classes, batch_size=3, device="cpu", progress=False)
+    got, ours = read(tmp_path / "e.h5")[0]["strong_logits"], read(made[0])[0]["strong_logits"]
+    step = np.spacing(np.maximum(abs(got), abs(ours)))
+    assert (abs(got.astype(np.float32) - ours.astype(np.float32)) <= step).all()
 
 
 def test_members_of_other_classes_are_refused(made, tmp_path):
@@ -92,70 +125,72 @@ def test_members_of_other_classes_are_refused(made, tmp_path):
         write_ensemble(tmp_path / "e.h5", [tmp_path / "none"], data, classes=data.classes, device="cpu", progress=False)
 
 
-class Dying(nn.Module):
-    """Kills its process at the n-th batch."""
-
-    def __init__(self, model, at):
-        super().__init__()
-        self.model, self.left = model, at
-
-    def frontend(self, waveform):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.model.frontend(waveform)
-
-    def forward(self, mel):
-        return self.model(mel)
-
-
-def write_and_die(path, at):
-    torch.set_num_threads(1)
-    data = clips(11)
-    members = [member(0), Dying(member(1), at)]
-    write_ensemble(path, members, data, classes=data.classes, batch_size=2, device="cpu", progress=False)
-
-
-def test_a_killed_pass_continues_where_it_was(tmp_path):
-    path, whole = tmp_path / "e.h5", tmp_path / "whole.h5"
-    process = start(write_and_die, path, 4)
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL and not path.exists()
-    assert json.loads((tmp_path / ".e.h5.json").read_text())["done"] == 6
-    counted = Counting(member(1))
-    data = clips(11)
-    for target, members in ((path, [member(0), counted]), (whole, [member(0), Counting(member(1))])):
-        write_ensemble(target, members, data, classes=data.classes, batch_size=2, device="cpu", progress=False)
-    assert counted.seen == 5
-    np.testing.assert_array_equal(read(path)[0]["strong_logits"], read(whole)[0]["strong_logits"])
+def test_two_processes_do_not_write_the_same_file(tmp_path):
+    with FileLock(tmp_path / ".e.h5.lock"), pytest.raises(UserError, match=r"another process is writing .*e\.h5"):
+        write_with(tmp_path / "e.h5", member(1))
 
 
 class Counting(nn.Module):
-    """Counts the clips that it scores; its weights have the names of those of `Dying`."""
+    """A model that counts the clips that it has scored, and kills its process at batch `die_at`."""
 
-    def __init__(self, model):
+    name = "counting"
+
+    def __init__(self, model, die_at=None):
         super().__init__()
-        self.model, self.seen = model, 0
+        self.model, self.seen, self.batches, self.die_at = model, 0, 0, die_at
 
     def frontend(self, waveform):
+        self.batches += 1
+        if self.batches == self.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         self.seen += len(waveform)
         return self.model.frontend(waveform)
 
-    def forward(self, mel):
-        return self.model(mel)
+    def forward(self, mel, *, outputs):
+        return self.model(mel, outputs=outputs)
 
 
-def test_another_ensemble_is_not_continued(tmp_path):
-    process = start(write_and_die, tmp_path / "e.h5", 4)
+def write_with(path, counting, batch_size=2):
+    data = clips(11)
+    members = [member(0), counting]
+    write_ensemble(path, members, data, classes=data.classes, batch_size=batch_size, device="cpu", progress=False)
+
+
+def write_and_die(path):
+    torch.set_num_threads(1)
+    write_with(path, Counting(member(1), die_at=4))
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """The path of an ensemble whose pass over 11 clips was killed after three batches of two."""
+    path = tmp_path / "e.h5"
+    process = start(write_and_die, path)
     process.join(60)
-    other, data = Counting(member(5)), clips(11)
-    write_ensemble(tmp_path / "e.h5", [member(0), other], data, classes=data.classes, batch_size=2, device="cpu",
-                   progress=False)  # fmt: skip
-    assert other.seen == 11
+    assert process.exitcode == -signal.SIGKILL and not path.exists()
+    assert json.loads((tmp_path / ".e.h5.json").read_text())["done"] == 6
+    return path
+
+
+def test_a_killed_pass_continues_where_it_was(killed, tmp_path):
+    rest, every = Counting(member(1)), Counting(member(1))
+    write_with(killed, rest)
+    write_with(tmp_path / "whole.h5", every)
+    assert (rest.seen, every.seen) == (5, 11)
+    assert killed.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+@pytest.mark.parametrize(("seed", "batch_size"), [(5, 2), (1, 4)], ids=["another member", "other batches"])
+def test_another_pass_is_not_continued(killed, seed, batch_size):
+    counting = Counting(member(seed))
+    write_with(killed, counting, batch_size)
+    assert counting.seen == 11
 
 
 class Constant(nn.Module):
-    """Logits without work, for the measure of memory: zero but for the clip's first sample."""
+    """A model without work, to measure memory: every logit is the clip's first sample."""
+
+    name = "constant"
 
     def __init__(self, classes):
         super().__init__()
@@ -164,7 +199,7 @@ class Constant(nn.Module):
     def frontend(self, waveform):
         return waveform
 
-    def forward(self, mel):
+    def forward(self, mel, *, outputs):
         return mel[:, :1, None].expand(-1, self.classes, 250).contiguous(), mel[:, :1]
 
 
@@ -178,7 +213,7 @@ def peak_memory(path, count, report):
     soft, most = SoftLabels(path, classes), 0.0
     for first in range(0, count, 16):
         most = max(most, float(soft.rows(ids[first : first + 16]).max()))
-    # Memory that is the process's own; pages of mapped files do not count, the system takes them back.
+    # Private memory only: the system can drop the pages of mapped files.
     anonymous = next(line for line in open("/proc/self/status") if line.startswith("RssAnon"))  # noqa: SIM115, PTH123
     report.put((int(anonymous.split()[1]) / 1024, most))
 
@@ -187,13 +222,13 @@ def test_memory_does_not_grow_with_the_number_of_clips(tmp_path):
     from training_runs import context
 
     used = {}
-    for count in (256, 1024):  # both beyond the warm-up of allocators
+    for count in (256, 1024):  # both are enough for allocators to reach their steady state
         report = context.Queue()
         process = start(peak_memory, tmp_path / f"{count}.h5", count, report)
         used[count], most = report.get(timeout=120)
         process.join(60)
         assert most == 0.5 and (tmp_path / f"{count}.h5").stat().st_size > count * 447 * 250 * 2
-    # 768 clips more are 172 MB of logits more.
+    # The logits of 768 clips are 172 MB.
     assert used[1024] - used[256] < 172 / 2, used
 
 
@@ -232,13 +267,13 @@ def test_rows_are_probabilities_in_the_order_asked_for(made):
         ("Yabcdefghi_", "abcdefghi_m_30000"),  # rstrip(".mp3") took the m with it
         ("abcdefghi_", "abcdefghi_m_30000"),
         ("Ym3p3m3p3m3a", "m3p3m3p3m3a_0"),
-        ("Ya", "am3p3m3p3m3_0"),  # and here all but one letter
+        ("Ya", "am3p3m3p3m3_0"),  # all letters but one
         ("-bcdefghi_m_1_0", "-bcdefghi_m_1_0"),
         ("YYbcdefghi_x.mp3", "Ybcdefghi_x_0"),
         ("YYbcdefghi_x.mp3", "Ybcdefghi_x"),
     ],
 )
-def test_spellings(stored, asked, tmp_path):
+def test_a_clip_is_found_by_each_spelling(stored, asked, tmp_path):
     classes = ClassList.of(["a", "b"])
     soft = SoftLabels(published(tmp_path / "e.h5", ["Yzzzzzzzzzzz.mp3", stored], logits_of(2)), classes)
     assert soft.row(asked) == 1
@@ -251,15 +286,14 @@ def test_the_exact_name_is_preferred_to_a_stripped_one(tmp_path):
     assert soft.row("abcdefghij3_0") == 1
 
 
-def test_names_that_became_one_are_nobodys(tmp_path):
-    """Two clips whose names were stripped to the same letters cannot be told apart."""
+def test_names_that_are_equal_once_stripped_belong_to_no_clip(tmp_path):
     classes = ClassList.of(["a", "b"])
     path = published(tmp_path / "e.h5", ["Yabcdefghij", "Yabcdefghij", "Yzzzzzzzzzzz"], logits_of(3))
     with pytest.raises(UserError, match="has no clip 'abcdefghij3_0'"):
         SoftLabels(path, classes).rows(["abcdefghij3_0"])
 
 
-def test_lacking_classes_are_masked_and_others_matched_by_name(tmp_path):
+def test_missing_classes_are_masked_and_others_matched_by_name(tmp_path):
     logits = np.stack([np.full(250, 1.0), np.full(250, -2.0)])[None]
     path = published(tmp_path / "e.h5", ["Yabcdefghijk.mp3"], logits, classes=["dog", "cat"])
     soft = SoftLabels(path, ClassList.of(["cat", "cow", "dog"]))
@@ -272,7 +306,7 @@ def test_lacking_classes_are_masked_and_others_matched_by_name(tmp_path):
     ("attributes", "wanted", "sentence"),
     [
         ({}, ["a", "b", "c"], "no class list and 2 classes, but 3 are trained"),
-        ({"classes": ["x", "y"]}, ["a", "b"], "none of the classes that are trained"),
+        ({"classes": ["x", "y"]}, ["a", "b"], "none of the trained classes"),
         ({"classes": ["x", "x"]}, ["x", "b"], "class list has 1 classes for 2 rows"),
     ],
 )
@@ -282,7 +316,7 @@ def test_other_mismatches_of_classes_are_refused(attributes, wanted, sentence, t
         SoftLabels(path, ClassList.of(wanted))
 
 
-def test_clips_that_the_file_lacks(tmp_path):
+def test_missing_clips_are_refused_or_nan(tmp_path):
     classes = ClassList.of(["a", "b"])
     path = published(tmp_path / "e.h5", ["Yabcdefghijk.mp3"], logits_of(1))
     ids = ["abcdefghijk_0", "lmnopqrstuv_0"]
@@ -302,7 +336,7 @@ def test_compressed_files_are_read_too(tmp_path):
     assert torch.equal(got, torch.from_numpy(values[[4, 1]]).sigmoid())
 
 
-def test_a_file_that_is_none_is_told(tmp_path):
+def test_a_file_that_is_not_an_ensemble_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such ensemble file"):
         SoftLabels(tmp_path / "none.h5", ClassList.of(["a"]))
     with h5py.File(tmp_path / "e.h5", "w") as file:

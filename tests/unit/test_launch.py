@@ -37,7 +37,7 @@ with job_log(SimpleNamespace(rule="train", log=[log], threads=2, params=params, 
 
 
 def test_a_job_of_two_processes_trains_as_one_does(tmp_path):
-    """Through a program without a guard, as Snakemake's scripts are; the output of all processes is in the job's log."""
+    """Through a program without a guard, as Snakemake's scripts are; all output is in the job's log."""
     inputs = {**write_audioset(tmp_path / "data"), "weights": [write_step1(tmp_path)]}
     job = train_job(learning_rate=1e-3, ema=0.9)
     script, log = tmp_path / "job.py", tmp_path / "job.log"

@@ -1,4 +1,4 @@
-"""The losses by hand, and against torch."""
+"""Losses against values computed by hand and by torch."""
 
 import math
 
@@ -14,7 +14,7 @@ S = torch.tensor([[[0.25, 0.75], [0.5, 0.1]], [[0.9, 0.2], [1.0, 0.0]]])
 
 
 def by_hand(weight, known=None):
-    """Loss and gradient of the 2 x 2 x 2 case in plain floating point, element by element."""
+    """Loss and gradient of the 2 x 2 x 2 case, element by element."""
     loss, gradient = 0.0, []
     for i, z in enumerate(Z.ravel().tolist()):
         p = 1 / (1 + math.exp(-z))
@@ -46,7 +46,7 @@ def test_distillation_is_the_mix_of_two_losses():
 
 @pytest.mark.parametrize("place", [(slice(None), 1), (0,)], ids=["class", "clip"])
 @pytest.mark.parametrize("weight", [0.9, 1.0])
-def test_what_the_ensemble_lacks_has_no_soft_term(place, weight):
+def test_missing_soft_labels_have_no_soft_term(place, weight):
     soft = S.clone()
     soft[place] = torch.nan
     z = Z.clone().requires_grad_()
@@ -78,7 +78,7 @@ def test_bce_of_no_clips_is_zero_with_a_gradient():
     assert value.item() == 0 and not z.grad.any()
 
 
-def test_parts_of_a_batch_average_to_the_whole():
+def test_micro_batch_losses_average_to_the_batch_loss():
     z = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0))
     y, clips = (z > 0.3).float(), torch.tensor([1, 1, 0, 1, 0, 0], dtype=torch.bool)
     count = clips.sum() * 0.5

@@ -332,7 +332,8 @@ CHANGES = {
 
 @pytest.mark.parametrize("key", [key for key in CHANGES if key != "random_crop"])
 def test_every_key_of_a_frozen_recipe_changes_the_heads(key):
-    assert set(CHANGES) | {"precision"} == set(HeadRecipe.model_fields), "precision acts on a GPU only"
+    other = {"precision": "acts on a GPU only", "per_model": "is resolved before the training"}
+    assert set(CHANGES) | set(other) == set(HeadRecipe.model_fields)
     crops, problem = toy_crops()
     base = HeadRecipe(**{**SHORT, "optimiser": "sgd"} if key == "momentum" else SHORT)
     weights = []

@@ -1,10 +1,11 @@
 """What Snakemake plans, asked of Snakemake itself, in a copy of the repository that has no data."""
 
+import importlib.util
 import re
 
 import h5py
 import pytest
-from conftest import copy_repository, jobs, snakemake
+from conftest import ROOT, copy_repository, jobs, snakemake
 
 
 @pytest.mark.parametrize("profile", [(), ("--profile", "slurm")])
@@ -33,6 +34,13 @@ def test_several_gpus_are_asked_for_on_one_node(clone, tmp_path):
     job = text.split("rule teacher_seed2:")[1].split("\n[")[0]
     assert "gpu=4" in job and "nodes=1" in job
     assert "nodes" not in text.split("rule teacher_seed2:")[0]
+
+
+def test_no_script_hides_a_module():
+    """The folder of a script comes first on its import path: coverage.py would be what numba imports as `coverage`."""
+    names = [path.stem for path in (ROOT / "scripts").glob("*.py")]
+    found = {name: importlib.util.find_spec(name) for name in names}
+    assert len(names) > 10 and [name for name, spec in found.items() if spec and spec.loader] == []
 
 
 def test_everything_is_planned_for_the_demo(clone):

@@ -85,22 +85,22 @@ rule acquire:
 
 # What came, what did not and why. Too little stops here, with counts. Every training waits for this file, but no
 # training reads it: it is an `ancient` input there, so that a new count alone trains nothing again.
-rule coverage:
+rule gate:
     input:
         **plan.labels,
         manifests=plan.manifests,
     output:
         f"{D}/coverage.tsv",
     log:
-        f"{R}/logs/data/coverage.log",
+        f"{R}/logs/data/gate.log",
     benchmark:
-        f"{R}/benchmarks/data/coverage.tsv"
+        f"{R}/benchmarks/data/gate.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("table")
     resources:
         **plan.resources("table"),
     params:
-        **plan.params(plan.coverage_job),
+        **plan.params(plan.gate_job),
     script:
-        "../../scripts/coverage.py"
+        "../../scripts/gate.py"

@@ -1,8 +1,7 @@
-"""What training and evaluation read: sets of clips, batches, and loaders that are pure functions of (seed, step)."""
+"""What training and evaluation read: sets of clips, batches and loaders."""
 
-from framekd.data.batch import Batch, concatenate
-from framekd.data.clips import Arrays, ClipSet, clip_set, file_set, labelled, strong_set, weak_set
-from framekd.data.cutter import Cutter, SoftSource
+from framekd.data.batch import Batch, Cutter, SoftSource, concatenate
+from framekd.data.clips import Arrays, ClipSet, clip_set, labelled, strong_set, weak_set
 from framekd.data.loader import Loader, MixedLoader, chunks, windows
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "chunks",
     "clip_set",
     "concatenate",
-    "file_set",
     "labelled",
     "strong_set",
     "weak_set",

@@ -1,4 +1,4 @@
-"""A set of clips: where their audio is, and their labels as compact columns."""
+"""Sets of clips: their audio, and their labels as columns."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from typing import Protocol
 import numpy as np
 
 from framekd.config import UserError
-from framekd.events import CLIP_FRAMES, FRAME_RATE, active_frames, frame_span, merge_events
+from framekd.events import active_frames, frame_span, merge_events
 from framekd.labels import ClassList, StrongLabels, read_strong, read_weak_segments
-from framekd.store import SAMPLE_RATE, Store
+from framekd.store import Store
+from framekd.units import CLIP_FRAMES, FRAME_RATE, SAMPLE_RATE
 
 
 class AudioSource(Protocol):
-    """Anything that gives int16 [samples] at 16 kHz by position."""
+    """Gives the samples of a clip, int16 [samples] at 16 kHz, by position."""
 
     def __getitem__(self, i: int, /) -> np.ndarray: ...
 
 
 class Arrays:
-    """Audio in memory: a list of int16 [samples] arrays."""
+    """Audio in memory.
+
+    Args:
+        arrays: one int16 [samples] at 16 kHz per clip.
+    """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self.arrays = [np.ascontiguousarray(a) for a in arrays]
@@ -37,19 +42,19 @@ class Arrays:
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Clips with labels. Events of clip i are rows ``start[i]:start[i + 1]`` of the event columns, merged per class.
+    """Clips and their labels. Events are columns, sorted by clip and class; events of one class do not overlap.
 
     Attributes:
         ids: clip ids.
-        classes: what the rows of targets mean.
-        audio: gives the samples of clip i as ``audio[rows[i]]``.
-        rows: [clips] int64.
-        samples: [clips] int64, true length.
-        start: [clips + 1] int64.
-        label: [events] int32, rows of `classes`.
-        onset, offset: [events] float64 seconds within the clip; NaN for clip labels, which have no place in time.
-        begin, end: [events] int32 label frames, half open.
-        has_frames: [clips] bool: events say when; where false, `label` lists the clip's labels alone.
+        classes: classes of the labels.
+        audio: source of the samples.
+        rows: [clips] int64, position of each clip in `audio`.
+        samples: [clips] int64, length of each clip.
+        start: [clips + 1] int64; the events of clip i are ``start[i]:start[i + 1]``.
+        label: [events] int32, positions in `classes`.
+        onset, offset: [events] float64 seconds within the clip; NaN for clip labels.
+        begin, end: [events] int32 label frames, half open; 0 for clip labels.
+        has_frames: [clips] bool, whether the clip's events have times; if not, they are clip labels.
     """
 
     ids: list[str]
@@ -70,7 +75,7 @@ class ClipSet:
 
     @property
     def durations(self) -> np.ndarray:
-        """[clips] float64 seconds, from the audio."""
+        """[clips] float64, length of the audio in seconds."""
         return self.samples / SAMPLE_RATE
 
     def waveform(self, i: int) -> np.ndarray:
@@ -78,7 +83,7 @@ class ClipSet:
         return self.audio[int(self.rows[i])]
 
     def select(self, clips: Iterable[int]) -> ClipSet:
-        """The clips at these positions, in this order."""
+        """The set of the clips at these positions, in this order."""
         clips = np.fromiter(clips, np.int64)
         counts = (self.start[1:] - self.start[:-1])[clips]
         start = np.concatenate([[0], np.cumsum(counts)])
@@ -87,29 +92,20 @@ class ClipSet:
         rows = {name: getattr(self, name)[clips] for name in ("rows", "samples", "has_frames")}
         return replace(self, ids=[self.ids[i] for i in clips], start=start, **rows, **columns)
 
-    def clip_of_event(self) -> np.ndarray:
-        """[events] int64: the clip that each event is in."""
-        return np.repeat(np.arange(len(self)), np.diff(self.start))
-
     def activity(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Columns (clip, label, amount): active label frames, or 1 for a clip label."""
-        clip = self.clip_of_event()
+        """Columns (clip, label, amount); amount is the number of active label frames, or 1 for a clip label."""
+        clip = np.repeat(np.arange(len(self)), np.diff(self.start))
         if not self.has_frames.any():
             return clip, self.label, np.ones(len(clip), np.int64)
         end = np.where(self.has_frames[clip], self.end, self.begin + 1)
         return active_frames(clip, self.label, self.begin, end)
 
-    def class_counts(self) -> np.ndarray:
-        """[classes] int64: clips in which each class occurs."""
-        _, label, _ = self.activity()
-        return np.bincount(label, minlength=len(self.classes))
-
     def log_odds(self) -> np.ndarray:
-        """[classes] float64: log odds of a frame (or, without frame labels, of a clip) showing each class.
+        """[classes] float64: log odds that a frame (or, without frame labels, a clip) has each class.
 
-        A head that begins there does not spend its first thousands of steps on learning that most classes are silent
-        (Lin et al., ICCV 2017, Sec. 4.1). Clips under 10 s count as padded to it, as in training; half a frame is added
-        to both sides for classes that never occur.
+        As the initial bias of a head they spare it the first thousands of steps, in which it would only learn that most
+        classes are rare (Lin et al., ICCV 2017, Sec. 4.1). Clips under 10 s count as padded to 10 s, as in training.
+        Half a frame is added to both counts, so that the odds of a class that never occurs are finite.
         """
         _, label, amount = self.activity()
         active = np.bincount(label, amount, minlength=len(self.classes))
@@ -138,13 +134,17 @@ def clip_set(
     events: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None,
     clip_labels: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ClipSet:
-    """A set of clips from columns.
+    """Make a set of clips from columns: either `events` or `clip_labels`.
 
     Args:
-        samples: [clips], lengths.
-        rows: position of each clip in `audio` (None: the same order).
-        events: columns (clip, label, onset, offset) with positions in `ids` and `classes`; all clips have frame labels.
-        clip_labels: columns (clip, label), for clips that are labelled as a whole. Exactly one of the two.
+        ids: clip ids.
+        audio: source of the samples.
+        samples: [clips], length of each clip.
+        rows: [clips], position of each clip in `audio`; the same order unless given.
+        events: columns (clip, label, onset, offset): positions in `ids` and `classes`, and seconds.
+        clip_labels: columns (clip, label): positions in `ids` and `classes`.
+    Raises:
+        ValueError: both or neither kind of label, or a clip id occurs twice.
     """
     if (events is None) == (clip_labels is None):
         raise ValueError("a clip set has either events or clip labels")
@@ -154,7 +154,7 @@ def clip_set(
     if events is not None:
         clip, label, onset, offset = merge_events(*map(np.asarray, events))
         begin, end = frame_span(onset, offset, n_frames=None)
-        # Two events of a class may share the frame between them; it belongs to the first, so that spans are disjoint.
+        # Two events of a class may share a frame; it is given to the first, so that spans do not overlap.
         same = (clip[1:] == clip[:-1]) & (label[1:] == label[:-1])
         begin[1:] = np.where(same, np.maximum(begin[1:], end[:-1]), begin[1:])
     else:
@@ -182,7 +182,7 @@ def clip_set(
 
 
 def _stored(store: Store, wanted: Iterable[str], *, drop_missing: bool, what: str) -> list[str]:
-    """Those of the wanted clips that are stored, sorted by id: the same set whatever the shards."""
+    """The wanted clips that are stored, sorted by id. UserError if there are none, or if `drop_missing` is false."""
     wanted = list(wanted)
     found = sorted(name for name in wanted if name in store)
     if not found:
@@ -203,9 +203,15 @@ def strong_set(
     *,
     drop_missing: bool = True,
 ) -> ClipSet:
-    """The clips of a strong TSV that are in the store (shard paths, or an open one), sorted by id.
+    """The clips of strong labels that are in the store, sorted by id.
 
-    Events of classes outside `classes` are dropped after merging; their clips stay. UserError if no clip is there.
+    Args:
+        store: an open store, or the paths of its shards.
+        labels: a TSV, or its content.
+        classes: classes of the set; events of other classes are dropped, their clips are kept.
+        drop_missing: accept that clips are not in the store.
+    Raises:
+        UserError: none of the clips is in the store, or with drop_missing=False, not all are.
     """
     store = _open(store)
     what = str(labels) if not isinstance(labels, StrongLabels) else "strong labels"
@@ -227,7 +233,10 @@ def weak_set(
     *,
     drop_missing: bool = True,
 ) -> ClipSet:
-    """The clips of weak segment CSVs that are in the store, sorted by id, with clip labels."""
+    """The clips of weak segment CSVs that are in the store, sorted by id, with clip labels.
+
+    `store`, `classes`, `drop_missing` and errors are as for :func:`strong_set`.
+    """
     store = _open(store)
     paths = [segments] if isinstance(segments, str | Path) else list(segments)
     found: dict[str, np.ndarray] = {}
@@ -243,27 +252,6 @@ def weak_set(
     return clip_set(ids, store, classes, samples=store.samples[rows], rows=rows, clip_labels=(clip[keep], label[keep]))
 
 
-def file_set(
-    files: Mapping[str, str | Path],
-    classes: ClassList,
-    *,
-    events: Mapping[str, Iterable[tuple[float, float, str]]] | None = None,
-    clip_labels: Mapping[str, Iterable[str]] | None = None,
-) -> ClipSet:
-    """Audio files (any format, rate and length) decoded into memory as int16, for downstream tasks.
-
-    Args:
-        files: {clip id: path}.
-        events: {clip id: [(onset, offset, class), …]} in seconds; classes outside the list are an error.
-        clip_labels: {clip id: [class, …]}, instead of events.
-    """
-    from framekd.audio import decode
-
-    ids = list(files)
-    audio = Arrays([decode(files[name]) for name in ids])
-    return labelled(ids, audio, classes, events=events, clip_labels=clip_labels)
-
-
 def labelled(
     ids: Sequence[str],
     audio: Arrays,
@@ -272,7 +260,17 @@ def labelled(
     events: Mapping[str, Iterable[tuple[float, float, str]]] | None = None,
     clip_labels: Mapping[str, Iterable[str]] | None = None,
 ) -> ClipSet:
-    """As :func:`file_set`, for audio that is in memory already."""
+    """Make a set of clips from labels by clip id and class id: either `events` or `clip_labels`.
+
+    Args:
+        ids: clip ids, in the order of `audio`.
+        audio: samples in memory.
+        classes: classes of the set.
+        events: {clip id: [(onset, offset, class id), …]} in seconds; clips without an entry have no events.
+        clip_labels: {clip id: [class id, …]}.
+    Raises:
+        UserError: a class is not in `classes`.
+    """
     source: Mapping[str, Iterable] = events if events is not None else clip_labels or {}
     clip, label, onset, offset = [], [], [], []
     for i, name in enumerate(ids):

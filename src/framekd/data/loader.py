@@ -1,4 +1,4 @@
-"""Batches as pure functions of (seed, step): order, cut and waveform mixing never depend on threads or history."""
+"""Which clips make up each batch: training batches as functions of (seed, step), and evaluation in order."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ import numpy as np
 import torch
 
 from framekd.config import TrainRecipe
-from framekd.data.batch import Batch, concatenate
+from framekd.data.batch import Batch, Cutter, Mix, SoftSource, concatenate
 from framekd.data.clips import ClipSet
-from framekd.data.cutter import HOP, Cutter, Mix, SoftSource
-from framekd.events import CLIP_FRAMES, balanced_weights
+from framekd.events import balanced_weights
+from framekd.units import CLIP_FRAMES, FRAME_SAMPLES
 
-_ORDER, _STEP = 1, 2  # streams of random numbers
+_ORDER, _STEP = 1, 2  # random streams: order of an epoch, draws of a step
 
 
 class Loader:
-    """Training batches. ``batch(step)`` depends on (seed, step) and nothing else.
+    """Training batches. ``batch(step)`` depends only on the seed and the step, not on threads or earlier batches.
 
-    Clips longer than a cut are cut at a random label frame and their labels move with the cut, if the recipe says
-    random_crop and nothing is distilled (soft labels belong to the clip's first frames).
+    Clips longer than a cut are cut at a random label frame if the recipe has random_crop and there are no soft labels,
+    which exist only for the first frames of a clip. Labels move with the cut.
 
     Args:
-        clips: what to draw from.
-        recipe: epoch_clips, batch_size, sampler, sampler_offset, replacement, random_crop, augment.wavmix(_alpha).
-        soft: the ensemble's probabilities, for distillation.
+        clips: the training set.
+        recipe: epochs, epoch_clips, batch_size, sampler, sampler_offset, replacement, random_crop, augment.wavmix and
+            augment.wavmix_alpha are used.
+        n_frames: length of a cut in label frames.
+        soft: soft labels, for distillation.
         device, resident: see :class:`Cutter`.
+    Attributes:
+        steps_per_epoch: optimiser steps of an epoch.
+        steps: optimiser steps of the whole training.
+    Raises:
+        ValueError: no clips, or balanced sampling of clips without labels.
     """
 
     def __init__(
@@ -49,7 +56,7 @@ class Loader:
         self.cutter = Cutter(clips, n_frames, device=device, resident=resident)
         self.steps_per_epoch = -(-recipe.epoch_clips // recipe.batch_size)
         self.steps = recipe.epochs * self.steps_per_epoch
-        self._slack = np.maximum(clips.samples // HOP - n_frames, 0)
+        self._slack = np.maximum(clips.samples // FRAME_SAMPLES - n_frames, 0)
         if soft is not None or not recipe.random_crop:
             self._slack = np.zeros_like(self._slack)
         self._weights = self._sampling_weights() if recipe.sampler == "balanced" else None
@@ -65,7 +72,7 @@ class Loader:
         return weights
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Clips of an epoch in their order: int64 [epoch_clips]."""
+        """Positions of the clips of an epoch, in order: int64 [epoch_clips]."""
         rng = np.random.default_rng([self.seed, _ORDER, epoch])
         n, wanted = len(self.clips), self.recipe.epoch_clips
         if self._weights is not None and self.recipe.replacement:
@@ -76,7 +83,7 @@ class Loader:
         for _ in range(-(-wanted // n)):
             if self._weights is None:
                 rounds.append(rng.permutation(n))
-            else:  # sampling without replacement, in order: the smallest of exponential times, rate = weight
+            else:  # without replacement: clips in the order of exponential times whose rates are the weights
                 with np.errstate(divide="ignore"):
                     rounds.append(np.argsort(rng.standard_exponential(n) / self._weights, kind="stable"))
         return np.concatenate(rounds)[:wanted]
@@ -92,7 +99,7 @@ class Loader:
         return self.cutter.batch(clips, starts, soft=self.soft_source, mix=mix)
 
     def _mix(self, n: int, rng: np.random.Generator) -> Mix | None:
-        """Draw what is mixed into a batch of `n`: each clip with the recipe's probability, share ~ Beta, >= 1/2."""
+        """Draw what is mixed into a batch of `n` clips; None if nothing is."""
         augment = self.recipe.augment
         rows = np.flatnonzero(rng.random(n) < augment.wavmix)
         partners = rng.integers(0, len(self.clips), n)[rows]
@@ -103,12 +110,12 @@ class Loader:
         return Mix(rows, partners, starts, np.maximum(share, 1 - share).astype(np.float32))
 
     def batches(self, start: int, stop: int, *, prefetch: int = 1) -> Iterator[Batch]:
-        """Batches of steps `start` … `stop` - 1, made by a thread up to `prefetch` ahead (0: no thread)."""
+        """Batches of steps `start` to `stop` - 1; a thread makes up to `prefetch` of them ahead (0: no thread)."""
         return prefetched(self.batch, start, stop, prefetch)
 
 
 class MixedLoader:
-    """Batches of fixed composition from several loaders, such as 128 strong and 128 weak clips (DESED)."""
+    """Batches that join one batch of each loader, such as 128 strong and 128 weak clips (DESED)."""
 
     def __init__(self, loaders: Sequence[Loader]) -> None:
         self.loaders = list(loaders)
@@ -116,7 +123,7 @@ class MixedLoader:
         self.steps = self.loaders[0].steps
 
     def batch(self, step: int) -> Batch:
-        """The loaders' batches of `step`, one after the other."""
+        """The batches of optimiser step `step` of all loaders, joined in the loaders' order."""
         return concatenate([loader.batch(step) for loader in self.loaders])
 
     def batches(self, start: int, stop: int, *, prefetch: int = 1) -> Iterator[Batch]:
@@ -125,7 +132,7 @@ class MixedLoader:
 
 
 def prefetched(make, start: int, stop: int, prefetch: int) -> Iterator:
-    """``make(step)`` for each step, in order; an error in the thread is raised here."""
+    """Yield ``make(step)`` for each step, in order; an exception in the thread is raised by the iterator."""
     if prefetch < 1:
         yield from map(make, range(start, stop))
         return
@@ -145,7 +152,7 @@ def prefetched(make, start: int, stop: int, prefetch: int) -> Iterator:
         for step in range(start, stop):
             try:
                 item: tuple = (make(step), None)
-            except BaseException as error:  # noqa: BLE001 - it is raised again where the batch is awaited
+            except BaseException as error:  # noqa: BLE001 - raised again by the iterator
                 item = (None, error)
             if not put(item) or item[1] is not None:
                 return
@@ -172,7 +179,7 @@ def chunks(
     device: torch.device | str = "cpu",
     prefetch: int = 1,
 ) -> Iterator[Batch]:
-    """All clips in order, for evaluation: the first `n_frames` of each, zeros after the end, never at random."""
+    """All clips in order, for evaluation: the first `n_frames` label frames of each, padded with zeros at the end."""
     cutter = Cutter(clips, n_frames, device=device)
 
     def make(k: int) -> Batch:
@@ -187,15 +194,14 @@ def windows(
     batch_size: int,
     *,
     n_frames: int = CLIP_FRAMES,
-    hop_frames: int | None = None,
     device: torch.device | str = "cpu",
     prefetch: int = 1,
 ) -> Iterator[Batch]:
-    """Successive cuts that cover whole clips, in order; `starts` says where each begins (label frames)."""
-    cutter, hop = Cutter(clips, n_frames, device=device), hop_frames or n_frames
-    counts = np.maximum(-(-np.maximum(-(-clips.samples // HOP) - n_frames, 0) // hop) + 1, 1)
+    """Successive cuts of `n_frames` label frames that cover whole clips, in order; at least one per clip."""
+    cutter = Cutter(clips, n_frames, device=device)
+    counts = np.maximum(-(-clips.samples // (n_frames * FRAME_SAMPLES)), 1)
     rows = np.repeat(np.arange(len(clips)), counts)
-    starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * hop
+    starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * n_frames
 
     def make(k: int) -> Batch:
         part = slice(k * batch_size, (k + 1) * batch_size)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from framekd import acquire as acquisition
-from framekd.jobs import AcquireJob, ClipsJob, CoverageJob, LabelsJob, MiniatureJob
+from framekd.jobs import AcquireJob, ClipsJob, GateJob, LabelsJob, MiniatureJob
 
 
 def build_miniature(job: MiniatureJob, *, summary: str, threads: int) -> None:
@@ -80,7 +80,7 @@ def _print_progress(settled: int, total: int) -> None:
         print(f"{settled} of {total} clips", flush=True)
 
 
-def coverage(job: CoverageJob, *, inputs: Mapping[str, Any], out: str) -> None:
+def gate(job: GateJob, *, inputs: Mapping[str, Any], out: str) -> None:
     """Count what was acquired, per split and class. UserError with counts if it is too little to train on."""
     labels = {name: path for name, path in inputs.items() if name != "manifests"}
     acquisition.check_coverage(list(inputs["manifests"]), labels, min_clips=job.min_clips, table=out)

@@ -3,11 +3,11 @@
 from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
-    from framekd.jobs import CoverageJob
-    from framekd.pipeline.audioset import coverage
+    from framekd.jobs import GateJob
+    from framekd.pipeline.audioset import gate
 
-    coverage(
-        CoverageJob.model_validate(snakemake.params.job),
+    gate(
+        GateJob.model_validate(snakemake.params.job),
         inputs=named(snakemake.input),
         out=snakemake.output[0],
     )

@@ -1,0 +1,365 @@
+"""The ensemble's logits: written in one pass over the clips, read as soft labels (Sec. 3.2).
+
+The file has the layout of the published pseudo-label file (Zenodo 14626113): ``filenames`` [clips] bytes and
+``strong_logits`` [clips, classes, 250] float16. It also has the clip ids, and the class list as attributes. The logits
+are one contiguous block, so a pass writes each batch to its place, and readers map the block into memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from framekd.checkpoints import load_checkpoint
+from framekd.config import UserError
+from framekd.data import ClipSet, chunks
+from framekd.files import write_json
+from framekd.inference import batch_logits, default_device
+from framekd.labels import ClassList, parse_clip_id
+from framekd.models import FrameModel
+from framekd.units import CLIP_FRAMES
+
+Member = FrameModel | Path | str
+"""A model, or the path of a checkpoint directory."""
+
+
+# Writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_ensemble(
+    path: Path | str,
+    members: Sequence[Member],
+    clips: ClipSet,
+    *,
+    classes: ClassList,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    precision: str = "fp32",
+    resident: bool = True,
+    shard: int = 1024,
+    progress: bool = True,
+) -> Path:
+    """Average the members' frame logits per class and frame over all `clips`, in their order, and write `path`.
+
+    Sums are float32, the file is float16. Memory does not grow with the number of clips. An interrupted pass continues
+    at the batch after the last one written, so its bytes are those of an uninterrupted pass.
+
+    Args:
+        path: the HDF5 file; it appears when it is complete.
+        members: models or checkpoint directories, trained on `classes`.
+        batch_size: clips per forward pass.
+        device: the GPU if there is one, unless given.
+        precision: "fp32", or "bf16" or "fp16" on a GPU.
+        resident: keep all members in memory. If false, load one at a time and sum over `shard` clips.
+        shard: clips per sum without `resident`, rounded up to whole batches.
+        progress: show a progress bar.
+    Returns:
+        `path`.
+    Raises:
+        UserError: no members, a missing checkpoint, a member with other classes, or another process writes `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = default_device() if device is None else torch.device(device)
+    if not members:
+        raise UserError(f"{path}: an ensemble needs at least one member")
+    identity = _identity(members, clips, classes, precision)
+    step = batch_size if resident else -(-shard // batch_size) * batch_size
+    held = [_load(member, classes) for member in members] if resident else None
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another process is writing {path}; wait for it, or end it first") from None
+    try:
+        target = _Target(path, identity, clips, classes, batch_size)
+        with tqdm(total=len(clips), initial=target.done, unit=" clips", desc=path.name, file=sys.stderr,
+                  mininterval=1 if sys.stderr.isatty() else 60, disable=not progress) as bar:  # fmt: skip
+            while target.done < len(clips):
+                part = clips.select(range(target.done, min(target.done + step, len(clips))))
+                total = np.zeros((len(part), len(classes), CLIP_FRAMES), np.float32)
+                for models in [held] if held else ([_load(member, classes)] for member in members):
+                    _add(total, models, part, batch_size, place, precision)
+                target.write(total / np.float32(len(members)))
+                bar.update(len(part))
+        target.publish()
+    finally:
+        lock.release()
+    Path(lock.lock_file).unlink(missing_ok=True)
+    return path
+
+
+def _add(
+    total: Float[np.ndarray, "clips classes frames"],
+    models: Sequence[FrameModel],
+    part: ClipSet,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+) -> None:
+    """Add the models' frame logits of the clips of `part` to `total`."""
+    row = 0
+    for batch, found in batch_logits(models, chunks(part, batch_size, prefetch=0), device=device, precision=precision):
+        for frames, _ in found:
+            if frames.shape[1:] != total.shape[1:]:
+                raise UserError(
+                    f"a member gives {list(frames.shape[1:])} logits per clip, but the ensemble has "
+                    f"{list(total.shape[1:])}; all members must be trained on the same classes"
+                )
+            total[row : row + len(batch)] += frames.cpu().numpy()
+        row += len(batch)
+
+
+def _load(member: Member, classes: ClassList) -> FrameModel:
+    """The model of a member; UserError if its checkpoint has other classes."""
+    if not isinstance(member, Path | str):
+        return member
+    model, spec = load_checkpoint(member)
+    if spec["classes"] != list(classes.names):
+        raise UserError(f"{member} was trained on other classes than those of the ensemble")
+    return model
+
+
+def _identity(members: Sequence[Member], clips: ClipSet, classes: ClassList, precision: str) -> str:
+    """Hash of all that the logits depend on; a pass is continued only with the same one."""
+    hasher = hashlib.blake2b(json.dumps([list(clips.ids), list(classes.mids), precision]).encode(), digest_size=16)
+    for member in members:
+        if isinstance(member, Path | str):
+            file = Path(member) / "model.safetensors"
+            if not file.is_file():
+                raise UserError(f"{file} is missing: train this member first, or take it out of the ensemble")
+            with file.open("rb") as handle:
+                hasher.update(hashlib.file_digest(handle, "blake2b").digest())
+        else:
+            for name, value in member.state_dict().items():
+                flat = value.detach().cpu().contiguous().reshape(-1)
+                hasher.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
+
+
+class _Target:
+    """The unfinished file, and a note beside it of how many clips it holds.
+
+    The HDF5 structure is written first and never changed. Logits are then written to their place in the file, and
+    counted once they are on the disk, so a kill damages neither file nor note.
+    """
+
+    def __init__(self, path: Path, identity: str, clips: ClipSet, classes: ClassList, batch_size: int) -> None:
+        self.path = path
+        self.file = path.with_name(f".{path.name}.partial")
+        self.note = path.with_name(f".{path.name}.json")
+        # Another batch size could change the last bit of a logit, so it starts a new pass.
+        self.about = {"identity": identity, "batch_size": batch_size}
+        self.done = self._resumed()
+        if self.done == 0:
+            self._create(clips, classes)
+        with h5py.File(self.file, "r") as file:
+            self.offset = file["strong_logits"].id.get_offset()
+        self.row_bytes = 2 * len(classes) * CLIP_FRAMES
+        # Written through the file system, not a memory map: a full disk raises an error instead of SIGBUS.
+        self.handle = self.file.open("r+b")
+
+    def _resumed(self) -> int:
+        if not (self.note.is_file() and self.file.is_file()):
+            return 0
+        state = json.loads(self.note.read_text())
+        done = state.pop("done")
+        return done if state == self.about else 0
+
+    def _create(self, clips: ClipSet, classes: ClassList) -> None:
+        self.note.unlink(missing_ok=True)
+        with h5py.File(self.file, "w", libver="latest") as file:
+            file["filenames"] = np.array(filenames(clips.ids), dtype="S")
+            file["clip_ids"] = np.array([name.encode() for name in clips.ids], dtype="S")
+            space = h5py.h5s.create_simple((len(clips), len(classes), CLIP_FRAMES))
+            plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            plan.set_obj_track_times(False)  # equal logits give equal bytes
+            h5py.h5d.create(file.id, b"strong_logits", h5py.h5t.IEEE_F16LE, space, plan)
+            file.attrs["classes"] = list(classes.names)
+            file.attrs["class_ids"] = list(classes.mids)
+            file.attrs["identity"] = self.about["identity"]
+
+    def write(self, values: Float[np.ndarray, "n classes frames"]) -> None:
+        """Append logits, flush them to disk, then count them."""
+        self.handle.seek(self.offset + self.done * self.row_bytes)
+        self.handle.write(values.astype("<f2").tobytes())
+        self.handle.flush()
+        os.fsync(self.handle.fileno())
+        self.done += len(values)
+        write_json(self.note, {**self.about, "done": self.done})
+
+    def publish(self) -> None:
+        """Rename the file to its final name."""
+        self.handle.close()
+        self.file.replace(self.path)
+        self.note.unlink(missing_ok=True)
+
+
+def filenames(ids: Sequence[str]) -> list[bytes]:
+    """File names as the published file spells them, ``Y<ytid>.mp3``; the clip ids if two names would be equal."""
+    try:
+        names = [f"Y{parse_clip_id(name)[0]}.mp3" for name in ids]
+    except ValueError:  # not segments of YouTube videos
+        names = list(ids)
+    return [name.encode() for name in (names if len(set(names)) == len(names) else ids)]
+
+
+# Reading ----------------------------------------------------------------------------------------------------------
+
+
+class SoftLabels:
+    """An ensemble file as soft labels: ``rows(ids)`` gives probabilities, float32 [clips, classes, frames].
+
+    A clip is found by its clip id, by ``Y<ytid>.mp3`` or by ``<ytid>``, and also if its name lost trailing letters to
+    ``rstrip(".mp3")`` in the authors' code; an exact name is preferred. Classes are matched by id, else by name, in
+    any order. A file without a class list must have as many classes as `classes`.
+
+    Args:
+        path: the HDF5 file.
+        classes: classes of the rows to return.
+        missing_clips: "refuse", or "labels" for rows of NaN in place of clips that the file lacks. The loss takes NaN
+            as "no soft label". Classes that the file lacks are always NaN.
+    Attributes:
+        mask: [classes] bool, the classes that the file has.
+        identity: differs between ensembles.
+    Raises:
+        UserError: no such file, another layout, or other classes.
+    """
+
+    def __init__(self, path: Path | str, classes: ClassList, *, missing_clips: str = "refuse") -> None:
+        self.path = Path(path)
+        if missing_clips not in ("refuse", "labels"):
+            raise ValueError(f'missing_clips is "refuse" or "labels", not {missing_clips!r}')
+        self.missing_clips = missing_clips
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such ensemble file; make it (rule ensemble) or fetch the published one")
+        if not h5py.is_hdf5(self.path):
+            raise UserError(f"{self.path} is not an HDF5 file; fetch the file, not the web page that links to it")
+        with h5py.File(self.path, "r") as file:
+            for name in ("filenames", "strong_logits"):
+                if name not in file:
+                    raise UserError(
+                        f"{self.path}: no dataset {name!r}; an ensemble file has filenames and strong_logits"
+                    )
+            data = file["strong_logits"]
+            self.shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
+            self._names = [_text(name) for name in file["filenames"][:]]
+            self._ids = [_text(name) for name in file["clip_ids"][:]] if "clip_ids" in file else []
+            names = [_text(name) for name in file.attrs.get("classes", [])]
+            mids = [_text(name) for name in file.attrs.get("class_ids", [])]
+            about = self.path.stat()
+            self.identity = _text(file.attrs.get("identity", f"{about.st_size} bytes, {about.st_mtime_ns} ns"))
+        if len(self.shape) != 3 or self.shape[0] != len(self._names):
+            shape = list(self.shape)
+            raise UserError(f"{self.path}: strong_logits has shape {shape} for {len(self._names)} filenames")
+        self._columns, self.mask = self._match(classes, names, mids)
+        self._index = self._spellings()
+        self._memory: np.memmap | None = None
+        if self._offset is None:  # chunked or compressed: it cannot be mapped
+            self._handle = h5py.File(self.path, "r")
+
+    def _match(
+        self, classes: ClassList, names: list[str], mids: list[str]
+    ) -> tuple[np.ndarray | None, Bool[Tensor, " c"]]:
+        """The row in the file of each class (None: the same rows), and which classes the file has."""
+        count = self.shape[1]
+        if not names and not mids:
+            if count != len(classes):
+                trained = f"but {len(classes)} are trained; take an ensemble of the same classes"
+                raise UserError(f"{self.path} has no class list and {count} classes, {trained}")
+            return None, torch.ones(count, dtype=torch.bool)
+        theirs, ours = (mids, classes.mids) if mids else (names, classes.names)
+        if len(theirs) != count or len(set(theirs)) != count:
+            raise UserError(f"{self.path}: its class list has {len(set(theirs))} classes for {count} rows of logits")
+        row = {name: i for i, name in enumerate(theirs)}
+        columns = np.array([row.get(name, -1) for name in ours], dtype=np.int64)
+        if (columns < 0).all():
+            raise UserError(f"{self.path} has none of the trained classes; its first are {', '.join(theirs[:3])}")
+        same = len(columns) == count and (columns == np.arange(count)).all()
+        return (None if same else columns), torch.from_numpy(columns >= 0)
+
+    def _spellings(self) -> dict[str, int]:
+        """Row by every spelling of a clip's name; exact names come before stripped ones."""
+        index: dict[str, int] = {}
+        for i, name in enumerate(self._ids):
+            index.setdefault(name, i)
+        # Two names can be equal once stripped. Such a row cannot be assigned to a clip, so it is left out.
+        count = Counter(self._names)
+        for spelled in (lambda name: name, lambda name: name.removesuffix(".mp3")):
+            for i, name in enumerate(self._names):
+                if count[name] == 1:
+                    index.setdefault(spelled(name), i)
+        return index
+
+    def row(self, clip: str) -> int | None:
+        """Row of a clip in the file, or None."""
+        for name in _candidates(clip):
+            if (found := self._index.get(name)) is not None:
+                return found
+        return None
+
+    def rows(self, ids: Sequence[str]) -> Float[Tensor, "clips classes frames"]:
+        """Probabilities of the clips; NaN where the ensemble has none.
+
+        Raises:
+            UserError: the file lacks a clip, unless `missing_clips` is "labels".
+        """
+        found = [self.row(name) for name in ids]
+        if None in found and self.missing_clips == "refuse":
+            clip = ids[found.index(None)]
+            raise UserError(
+                f"{self.path} has no clip {clip!r} ({len(self._names)} clips, such as {self._names[0]!r}); "
+                "make the ensemble over this training set"
+            )
+        picked = torch.from_numpy(self._read([0 if i is None else i for i in found]))
+        if self._columns is not None:
+            picked = picked[:, self._columns.clip(0)]
+        soft = picked.float().sigmoid_()
+        if not bool(self.mask.all()):
+            soft[:, ~self.mask] = torch.nan
+        for i, row in enumerate(found):
+            if row is None:
+                soft[i] = torch.nan
+        return soft
+
+    def _read(self, rows: list[int]) -> np.ndarray:
+        if self._offset is None:
+            return np.stack([self._handle["strong_logits"][i] for i in rows])
+        if self._memory is None:
+            self._memory = np.memmap(self.path, self._dtype, "r", self._offset, self.shape)
+        return self._memory[rows]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_memory": None}
+
+
+def _candidates(clip: str) -> list[str]:
+    """Spellings of a clip, most likely first: as given, by its YouTube id, and stripped as by ``rstrip(".mp3")``."""
+    names = [clip]
+    try:
+        ytid = parse_clip_id(clip)[0]
+    except ValueError:
+        ytid = clip.removesuffix(".mp3")
+        ytid = ytid[1:] if len(ytid) == 12 and ytid.startswith("Y") else ytid
+    names += [f"Y{ytid}.mp3", f"Y{ytid}", ytid]
+    return [*names, f"Y{ytid}.mp3".rstrip(".mp3"), ytid.rstrip(".mp3")]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
