@@ -86,6 +86,7 @@ class CheckpointJob(Job):
     published: dict[str, External]
     seed: int | None
     downloads: str = field("", "folder that keeps fetched files", inert=True)
+    served: str | None = field(None, "folder that a local server publishes, at the port in an address", inert=True)
 
 
 class Step2Job(Job):

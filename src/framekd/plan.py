@@ -50,7 +50,8 @@ class Plan(Graph):
             "audioset": {
                 "n_strong_train": size.strong_train,
                 "n_weak_only_train": size.weak_only_train,
-                "n_eval": size.eval,
+                "n_heard": size.heard,
+                "n_unheard": size.unheard,
                 "missing": size.missing,
                 "broken": size.broken,
             },
@@ -113,6 +114,7 @@ class Plan(Graph):
             published={model: published[model] for model in models if model in published},
             seed=None if published else self.config.step1.seed,
             downloads=f"{self.data}/checkpoints",
+            served="miniature/checkpoints" if self.config.miniature else None,
         )
 
     def step2_job(self, wildcards: Any, pack: Pack) -> jobs.Step2Job:

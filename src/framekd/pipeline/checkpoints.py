@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def make_checkpoints(job: CheckpointJob, *, weights: Sequence[str]) -> None:
         source: dict[str, Any]
         if published := job.published.get(name):
             file = Path(job.downloads) / published.url.rsplit("/", 1)[-1]
-            fetch(published.url, file, sha256=published.sha256)
+            with address(published.url, job.served) as url:
+                fetch(url, file, sha256=published.sha256)
             state, heads = checkpoints.read_weights(file), False
             source = {"url": published.url, "file": file.name}
             if job.step == "step2":
@@ -93,6 +95,18 @@ def use_statistics(model: FrameModel, which: str, file: str) -> dict[str, str]:
     warning = f"{file}: M2D's norm_stats are {theirs}, but its authors' code always uses {fixed}; {used}"
     print(f"framekd: warning: {warning}", flush=True)
     return {"warning": warning}
+
+
+@contextlib.contextmanager
+def address(url: str, folder: str | None) -> Iterator[str]:
+    """Yield `url`; where it has a ``{port}``, a local server publishes `folder` meanwhile, and that is its port."""
+    if folder is None or "{port}" not in url:
+        yield url
+        return
+    from framekd.miniature import serve
+
+    with serve(folder) as server:
+        yield url.replace("{port}", str(server.port))
 
 
 def start_from(
