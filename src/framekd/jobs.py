@@ -149,6 +149,7 @@ class EvaluateJob(Job):
     stage: Stage
     setting: str
     models: list[tuple[str, int]]
+    subset: str | None
     median_seconds: float
     batch_size: int
     cross_check: int = field(0, "classes that sed_scores_eval scores too", inert=True)

@@ -174,6 +174,7 @@ class Plan(Graph):
             stage=wildcards.stage,
             setting=wildcards.setting,
             models=self.members,
+            subset=block.subset,
             median_seconds=block.median_seconds,
             batch_size=block.batch_size,
             cross_check=block.cross_check,

@@ -4,6 +4,7 @@ rule evaluate:
         unpack(lambda w: plan.models(w.stage, w.setting)),
         **plan.clips("eval"),
         coverage=ancient(plan.coverage("eval")),
+        subsets=plan.miniature("audioset"),
     output:
         table=f"{R}/evaluation/{{stage}}/{{setting}}.csv",
         per_class=f"{R}/evaluation/{{stage}}/{{setting}}.per_class.csv",

@@ -144,6 +144,9 @@ class Evaluation(Block):
     batch_size: int = field(256, "clips per forward pass", ge=1)
     alpha: float = field(0.05, "significance level of the ASO tests", gt=0, lt=1)
     comparisons: int = field(5, "comparisons that the level is corrected for (Bonferroni)", ge=1)
+    subset: str | None = field(
+        None, "subset of the evaluation clips that the tables show (miniature: heard or unheard); null is all of them"
+    )
     cross_check: int = field(
         5, "classes that sed_scores_eval scores too; a difference over 1e-9 stops the run", inert=True, ge=0
     )
