@@ -91,6 +91,12 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
     return lines
 
 
+def _is_small(block: BaseModel) -> bool:
+    """Whether a block is written on one line: at most four values, none of them a list or block."""
+    values = [getattr(block, name) for name in type(block).model_fields]
+    return len(values) <= 4 and not any(isinstance(value, BaseModel | dict | list | tuple) for value in values)
+
+
 def _nested(values: dict[str, Any], indent: str) -> list[str]:
     return [f"{indent}{key}: {_scalar(value)}" for key, value in values.items()]
 

@@ -111,7 +111,7 @@ def score(
     models: Sequence[FrameModel], clips: ClipSet, *, median_seconds: float, batch_size: int, cross_check: int = 0
 ) -> tuple[list[PSDSResult], list[Example]]:
     """PSDS1 on all of `clips`: see :func:`score_groups`."""
-    about = {"median_seconds": median_seconds, "batch_size": batch_size, "cross_check": cross_check}
+    about: dict[str, Any] = {"median_seconds": median_seconds, "batch_size": batch_size, "cross_check": cross_check}
     found, shown = score_groups(models, clips, {"all": set(clips.ids)}, **about)
     return found["all"], shown
 
