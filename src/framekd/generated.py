@@ -81,7 +81,7 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
         if isinstance(value, HeadRecipe) and path:
             stage = difference(_plain(value), Recipe().model_dump(mode="json"))
             lines += ["", f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
-        elif isinstance(value, BaseModel) and not (info.json_schema_extra or {}).get("one_line"):  # type: ignore[union-attr]
+        elif isinstance(value, BaseModel) and not _is_small(value):
             lines += ["", f"{indent}{key}:{comment}", *_yaml(value, where + ".")]
         elif isinstance(value, dict) and value:
             lines.append(f"{indent}{key}:{comment}")

@@ -42,9 +42,7 @@ class Config(Block):
     sizes: dict[str, dict[str, Any]] = field(
         {}, "per model, sizes that differ from the paper's (`all` is for every model)"
     )
-    front_ends: FrontEnds = field(
-        FrontEnds, "switches of the front ends (docs/configuration.md)", json_schema_extra={"one_line": True}
-    )
+    front_ends: FrontEnds = field(FrontEnds, "switches of the front ends (docs/configuration.md)")
     audioset: AudioSet = field(AudioSet, "AudioSet's labels and audio")
     recipe: Recipe = field(
         Recipe, "defaults of every training (Sec. 3.3); a stage below has the keys that act in it, and what differs"
