@@ -24,9 +24,9 @@ from torch import Tensor
 from framekd.config import Augment
 
 Labels = TypeVar("Labels")
-"""Any dataclass with ``frame_labels``, ``clip_labels`` and ``soft_labels`` (tensors or None)."""
+"""Any dataclass with ``frame_labels``, ``clip_labels``, ``soft_labels`` and ``soft_share`` (tensors or None)."""
 
-LABELS = ("frame_labels", "clip_labels", "soft_labels")
+LABELS = ("frame_labels", "clip_labels", "soft_labels", "soft_share")
 
 
 def augment(
@@ -35,8 +35,8 @@ def augment(
     """Augment normalised log-mels and the labels of `batch`; neither argument is changed.
 
     ``batch.frame_labels`` and ``batch.soft_labels`` are [batch, classes, label frames] in 0..1 (soft labels may be
-    [batch, classes]), ``batch.clip_labels`` [batch, classes]; each may be None. A batch with ``has_frame_labels``
-    (bool [batch]) mixes only clips that agree in it, so that no clip without a label dilutes one with it.
+    [batch, classes]), ``batch.clip_labels`` [batch, classes], ``batch.soft_share`` [batch]; each may be None. A batch
+    with ``has_frame_labels`` (bool [batch]) mixes only clips that agree in it, so that no clip without a label dilutes one with it.
     """
     labels = {name: value for name in LABELS if (value := getattr(batch, name, None)) is not None}
     size, bins, frames = mel.shape[0], mel.shape[2], mel.shape[3]

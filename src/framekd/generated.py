@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from framekd.config import Config, HeadRecipe, Recipe, difference
+from framekd.config import Config, HeadRecipe, Recipe, SoftFile, difference
 
 YAML, SCHEMA, PAGE = "config/config.yaml", "workflow/schemas/config.schema.json", "docs/configuration.md"
 LOCK, CONDA = "requirements.lock", "workflow/envs/framekd.yaml"
@@ -81,7 +81,7 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
         if isinstance(value, HeadRecipe) and path:
             stage = difference(_plain(value), Recipe().model_dump(mode="json"))
             lines += ["", f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
-        elif isinstance(value, BaseModel):
+        elif isinstance(value, BaseModel) and not isinstance(value, SoftFile):
             lines += ["", f"{indent}{key}:{comment}", *_yaml(value, where + ".")]
         elif isinstance(value, dict) and value:
             lines.append(f"{indent}{key}:{comment}")

@@ -17,7 +17,7 @@ from framekd.config import (
     Search,
     Task,
     Tracking,
-    TrainRecipe,
+    WeakRecipe,
 )
 from framekd.config.base import Block, field
 
@@ -87,7 +87,7 @@ class CheckpointJob(Job):
 class Step2Job(Job):
     """Train models on AudioSet Weak, one after the other."""
 
-    recipes: dict[str, TrainRecipe]
+    recipes: dict[str, WeakRecipe]
     seed: int
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
 
@@ -124,6 +124,12 @@ class ChooseJob(Job):
 
 class EnsembleJob(Job):
     """Average the logits of teachers."""
+
+    batch_size: int
+
+
+class WeakEnsembleJob(Job):
+    """Average the clip logits of models that were trained on AudioSet Weak's labels alone."""
 
     batch_size: int
 

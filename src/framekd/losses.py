@@ -38,14 +38,26 @@ def distillation(
     soft: Float[Tensor, "batch classes *frames"],
     *,
     weight: float,
+    share: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """``weight * BCE(logits, soft) + (1 - weight) * BCE(logits, labels)``, means over all elements.
 
-    soft: the ensemble's probabilities; NaN where it has none (a class that it lacks, a clip that it has not seen).
-    There the soft term is 0 and the label term keeps its weight: EfficientAT's rule for clips without a teacher.
+    Where there are no soft labels, the soft term is 0 and the label term keeps its weight: EfficientAT's rule for clips
+    without a teacher.
+
+    Args:
+        logits: of frames or clips.
+        labels: 0 … 1.
+        soft: the ensemble's probabilities; NaN where it has none, such as a class that it lacks. Of a mix of clips the
+            sum over those that have soft labels, each times its part of the mix.
+        weight: share of the loss on soft labels.
+        share: the part of each mix that has soft labels; None is all of it.
     """
     known = ~torch.isnan(soft)
     target = (1.0 - weight) * labels + torch.where(known, weight * soft, 0.0)
+    present = known.to(logits.dtype)
+    if share is not None:
+        present = present * share.to(logits.dtype).view(-1, *[1] * (logits.ndim - 1))
     # -[t log p + (v - t) log (1 - p)] with v the weight that an element has in all: v softplus(z) - t z.
-    total = (1.0 - weight) + weight * known.to(logits.dtype)
+    total = (1.0 - weight) + weight * present
     return (total * F.softplus(logits) - target * logits).mean()

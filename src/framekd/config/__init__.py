@@ -9,10 +9,11 @@ from framekd.config.base import Block, UserError, difference, field, identity, m
 from framekd.config.data import LABEL_FILES, AudioSet, Download, Miniature
 from framekd.config.downstream import Downstream, Task
 from framekd.config.load import Config, load, load_files
-from framekd.config.recipe import SEARCH, Augment, HeadRecipe, Recipe, Search, TeacherRecipe, TrainRecipe
+from framekd.config.recipe import SEARCH, Augment, HeadRecipe, Recipe, Search, TeacherRecipe, TrainRecipe, WeakRecipe
 from framekd.config.stages import (
     MODELS,
     SETTINGS,
+    ClipSoftLabels,
     Evaluation,
     External,
     Resources,
@@ -33,6 +34,7 @@ __all__ = [
     "AudioSet",
     "Augment",
     "Block",
+    "ClipSoftLabels",
     "Config",
     "Download",
     "Downstream",
@@ -54,6 +56,7 @@ __all__ = [
     "Tracking",
     "TrainRecipe",
     "UserError",
+    "WeakRecipe",
     "difference",
     "field",
     "identity",

@@ -73,6 +73,9 @@ class Config(Block):
         for name in self.step2.train:
             if name not in MODELS and name not in self.models:
                 raise ValueError(f"step2.train names {name!r}, which is none of {', '.join(self.models)}")
+        for name in self.step2.soft_labels.members if self.step2.soft_labels else []:
+            if name not in self.models:
+                raise ValueError(f"step2.soft_labels.members names {name!r}, which is none of {', '.join(self.models)}")
         for name in self.models:
             if name not in self.step2.train and name not in self.step2.external:
                 raise ValueError(f"step2: {name} is neither in step2.train nor in step2.external")
@@ -126,17 +129,22 @@ class Config(Block):
 
     def soft_files(self) -> dict[str, SoftFile]:
         """Files of soft labels to fetch, by file name. Two different files of one name are refused."""
-        found: dict[str, SoftFile] = {}
+        given: list[tuple[str, SoftFile]] = []
+        if self.step2.soft_labels and self.step2.distils:
+            given += [("step2.soft_labels", file) for file in self.step2.soft_labels.files]
         for setting in self.settings:
             student = self.setting(setting).student
-            file = student.soft_labels if student else None
-            if file is None or file.url is None:
+            if student and student.soft_labels:
+                given.append((f"settings.{setting}.student.soft_labels", student.soft_labels))
+        found: dict[str, SoftFile] = {}
+        for key, file in given:
+            if file.url is None:
                 continue
             if found.setdefault(file.name, file) != file:
                 other = found[file.name]
                 what = f"{other.url} and {file.url} are" if other.url != file.url else f"{file.url} has two sums and is"
                 raise ValueError(
-                    f"settings.{setting}.student.soft_labels: {what} fetched to one file, {file.name}; "
+                    f"{key}: {what} fetched to one file, {file.name}; "
                     "write one url with one sha256, or give one of them by path"
                 )
         return found

@@ -22,8 +22,11 @@ class Batch:
         lengths: samples before the padding.
         frame_labels: 0 … 1 (fractions after mixing); zeros where `has_frame_labels` is false; None if no clip has any.
         clip_labels: 0 … 1; for clips with frame labels, the classes active within the cut.
-        soft_labels: the ensemble's probabilities; None unless distilling.
+        soft_labels: the ensemble's probabilities, of frames or of clips; zeros for clips that it lacks, NaN for classes
+            that it lacks; None unless distilling.
         has_frame_labels: which clips have frame labels.
+        soft_share: the part of each clip that has soft labels: 0 or 1, and fractions after mixing; None unless
+            distilling.
     """
 
     ids: list[str]
@@ -32,8 +35,9 @@ class Batch:
     lengths: Int[Tensor, " batch"]
     frame_labels: Float[Tensor, "batch classes frames"] | None
     clip_labels: Float[Tensor, "batch classes"] | None
-    soft_labels: Float[Tensor, "batch classes frames"] | None
+    soft_labels: Float[Tensor, "batch classes *frames"] | None
     has_frame_labels: Bool[Tensor, " batch"]
+    soft_share: Float[Tensor, " batch"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,4 +89,5 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         joined("clip_labels"),
         joined("soft_labels"),
         torch.cat([b.has_frame_labels for b in batches]),
+        joined("soft_share"),
     )

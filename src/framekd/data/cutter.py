@@ -24,17 +24,21 @@ class SoftSource(Protocol):
     """The ensemble's soft labels."""
 
     def rows(self, ids: Sequence[str], /) -> np.ndarray | Tensor:
-        """Probabilities, float32 [clips, classes, frames]."""
+        """Probabilities, float32 [clips, classes, frames] or [clips, classes]; rows of NaN for clips without any."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Other cuts to be mixed into rows of a batch: row = share x row + (1 - share) x partner, labels alike."""
+    """Other cuts to be mixed into rows of a batch: row = share x row + (1 - share) x partner, labels alike.
+
+    `gain` is what the waveforms of the partners are multiplied by; None is nothing.
+    """
 
     rows: np.ndarray
     partners: np.ndarray
     starts: np.ndarray
     share: np.ndarray
+    gain: np.ndarray | None = None
 
 
 class Cutter:
@@ -98,23 +102,33 @@ class Cutter:
         return audio[index[:, None], column.clamp_(max=audio.shape[1] - 1)].float().mul_(float(_SCALE))
 
     def batch(
-        self, clips: np.ndarray, starts: np.ndarray, *, soft: SoftSource | None = None, mix: Mix | None = None
+        self,
+        clips: np.ndarray,
+        starts: np.ndarray,
+        *,
+        soft: SoftSource | None = None,
+        mix: Mix | None = None,
+        gain: np.ndarray | None = None,
     ) -> Batch:
-        """The cuts of `clips` at `starts` (label frames), some of them mixed with others."""
+        """The cuts of `clips` at `starts` (label frames), multiplied by `gain`, some of them mixed with others."""
         ids = [self.clips.ids[i] for i in clips.tolist()]
         wave = self.waveforms(clips, starts)
+        if gain is not None:
+            wave.mul_(self._tensor(gain)[:, None])
         lengths = np.clip(self.clips.samples[clips] - starts * HOP, 0, self.n_samples)
-        probabilities = None if soft is None else self.soft(ids, soft)
+        probabilities, known = (None, None) if soft is None else self.soft(ids, soft)
         share = np.ones(len(clips), np.float32)
         if mix is not None:
             share[mix.rows] = mix.share
             self._mix_waves(wave, mix)
             theirs = np.clip(self.clips.samples[mix.partners] - mix.starts * HOP, 0, self.n_samples)
             lengths[mix.rows] = np.maximum(lengths[mix.rows], theirs)
-            if soft is not None and probabilities is not None:
-                other = self.soft([self.clips.ids[i] for i in mix.partners.tolist()], soft)
-                rows, weight = self._tensor(mix.rows), self._tensor(mix.share)[:, None, None]
+            if soft is not None and probabilities is not None and known is not None:
+                other, theirs_known = self.soft([self.clips.ids[i] for i in mix.partners.tolist()], soft)
+                rows, part = self._tensor(mix.rows), self._tensor(mix.share)
+                weight = part.view(-1, *[1] * (probabilities.ndim - 1))
                 probabilities[rows] = probabilities[rows] * weight + other * (1 - weight)
+                known[rows] = known[rows] * part + theirs_known * (1 - part)
         frames, whole = self.labels(clips, starts, share, mix)
         return Batch(
             ids,
@@ -125,6 +139,7 @@ class Cutter:
             whole,
             probabilities,
             self._tensor(self.clips.has_frames[clips]),
+            known,
         )
 
     def labels(
@@ -166,6 +181,8 @@ class Cutter:
     def _mix_waves(self, wave: Tensor, mix: Mix) -> None:
         """Mix partners into rows of `wave`, in place. Both means are removed, and so the sum has none either."""
         mine, theirs = wave[self._tensor(mix.rows)], self.waveforms(mix.partners, mix.starts)
+        if mix.gain is not None:
+            theirs.mul_(self._tensor(mix.gain)[:, None])
         weight = self._tensor(mix.share)[:, None]
         mine.sub_(mine.mean(1, keepdim=True)).mul_(weight)
         theirs.sub_(theirs.mean(1, keepdim=True)).mul_(1 - weight)
@@ -174,6 +191,13 @@ class Cutter:
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device)
 
-    def soft(self, ids: list[str], soft: SoftSource) -> Float[Tensor, "batch classes frames"]:
-        """Soft labels of whole clips (cuts that begin at 0)."""
-        return torch.as_tensor(soft.rows(ids), dtype=torch.float32).to(self.device)
+    def soft(
+        self, ids: list[str], soft: SoftSource
+    ) -> tuple[Float[Tensor, "batch classes *frames"], Float[Tensor, " batch"]]:
+        """Soft labels of whole clips (cuts that begin at 0), zeros for clips without any; and which clips have some."""
+        values = torch.as_tensor(soft.rows(ids), dtype=torch.float32)
+        known = ~values.flatten(2)[..., 0].isnan().all(1) if values.ndim > 2 else ~values.isnan().all(1)
+        if not bool(known.all()):
+            values = values.clone()
+            values[~known] = 0.0
+        return values.to(self.device), known.float().to(self.device)

@@ -5,7 +5,16 @@ The file has the layout of the published pseudo-label file (Zenodo 14626113): ``
 logits are one contiguous block, so that a pass writes them at their place as it goes and readers map them into memory.
 """
 
+from framekd.ensemble.clips import ClipSoftLabels, check_kind, write_clip_logits
 from framekd.ensemble.soft import SoftLabels
 from framekd.ensemble.write import Member, filenames, write_ensemble
 
-__all__ = ["Member", "SoftLabels", "filenames", "write_ensemble"]
+__all__ = [
+    "ClipSoftLabels",
+    "Member",
+    "SoftLabels",
+    "check_kind",
+    "filenames",
+    "write_clip_logits",
+    "write_ensemble",
+]

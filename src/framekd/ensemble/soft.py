@@ -56,36 +56,12 @@ class SoftLabels:
             raise UserError(
                 f"{self.path}: strong_logits has shape {list(self.shape)} for {len(self._names)} file names"
             )
-        self._columns, self.mask = self._match(classes, names, mids)
+        self._columns, self.mask = match_classes(self.path, self.shape[1], classes, names, mids)
         self._offset, self._dtype = offset, dtype
         self._memory: np.memmap | None = None
         self._index = self._spellings()
         if offset is None:  # chunked or compressed: no block to map
             self._handle = h5py.File(self.path, "r")
-
-    def _match(
-        self, classes: ClassList, names: list[str], mids: list[str]
-    ) -> tuple[np.ndarray | None, Bool[Tensor, " c"]]:
-        """For each class wanted its row in the file (None: the same rows), and which classes are there."""
-        count = self.shape[1]
-        if not names and not mids:
-            if count != len(classes):
-                raise UserError(
-                    f"{self.path} has no class list and {count} classes, but {len(classes)} are trained; "
-                    "take an ensemble of the same classes"
-                )
-            return None, torch.ones(count, dtype=torch.bool)
-        theirs, ours = (mids, classes.mids) if mids else (names, classes.names)
-        if len(theirs) != count or len(set(theirs)) != count:
-            raise UserError(f"{self.path}: its class list has {len(set(theirs))} classes for {count} rows of logits")
-        row = {name: i for i, name in enumerate(theirs)}
-        columns = np.array([row.get(name, -1) for name in ours], dtype=np.int64)
-        if (columns < 0).all():
-            raise UserError(
-                f"{self.path} has none of the classes that are trained; it begins with {', '.join(theirs[:3])}"
-            )
-        same = len(columns) == count and (columns == np.arange(count)).all()
-        return (None if same else columns), torch.from_numpy(columns >= 0)
 
     def _spellings(self) -> dict[str, int]:
         """Row by every spelling of a clip; exact names first, so that none is hidden by another's stripped one."""
@@ -136,6 +112,39 @@ class SoftLabels:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memory": None}
+
+
+def match_classes(
+    path: Path, count: int, classes: ClassList, names: list[str], mids: list[str]
+) -> tuple[np.ndarray | None, Bool[Tensor, " classes"]]:
+    """Find the classes that are trained among those of a file of logits.
+
+    Args:
+        path: the file, for messages.
+        count: classes of its logits.
+        classes: classes that are trained.
+        names, mids: class names and ids that the file states; both may be empty.
+    Returns:
+        For each class its place in the file, -1 where there is none (None: the same places); and which are there.
+    Raises:
+        UserError: the file has other classes.
+    """
+    if not names and not mids:
+        if count != len(classes):
+            raise UserError(
+                f"{path} has no class list and {count} classes, but {len(classes)} are trained; "
+                "take an ensemble of the same classes"
+            )
+        return None, torch.ones(count, dtype=torch.bool)
+    theirs, ours = (mids, classes.mids) if mids else (names, classes.names)
+    if len(theirs) != count or len(set(theirs)) != count:
+        raise UserError(f"{path}: its class list has {len(set(theirs))} classes for {count} rows of logits")
+    row = {name: i for i, name in enumerate(theirs)}
+    columns = np.array([row.get(name, -1) for name in ours], dtype=np.int64)
+    if (columns < 0).all():
+        raise UserError(f"{path} has none of the classes that are trained; it begins with {', '.join(theirs[:3])}")
+    same = len(columns) == count and (columns == np.arange(count)).all()
+    return (None if same else columns), torch.from_numpy(columns >= 0)
 
 
 def _candidates(clip: str) -> list[str]:
