@@ -36,7 +36,8 @@ def augment(
 
     ``batch.frame_labels`` and ``batch.soft_labels`` are [batch, classes, label frames] in 0..1 (soft labels may be
     [batch, classes]), ``batch.clip_labels`` [batch, classes], ``batch.soft_share`` [batch]; each may be None. A batch
-    with ``has_frame_labels`` (bool [batch]) mixes only clips that agree in it, so that no clip without a label dilutes one with it.
+    with ``has_frame_labels`` (bool [batch]) mixes only clips that agree in it, so that no clip without a label dilutes
+    one with it.
     """
     labels = {name: value for name in LABELS if (value := getattr(batch, name, None)) is not None}
     size, bins, frames = mel.shape[0], mel.shape[2], mel.shape[3]

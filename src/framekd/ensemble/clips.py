@@ -20,7 +20,7 @@ from framekd.config import UserError
 from framekd.ensemble.soft import _candidates, _text, match_classes
 from framekd.labels import ClassList
 
-BLOCK = 1 << 16
+BLOCK = 1 << 12
 """Rows that are checked at once."""
 
 
@@ -61,7 +61,6 @@ class ClipSoftLabels:
             raise UserError(f"{index}: {wrong!r} is in row {names[wrong]}, but {self.path} has {len(data)} rows")
         self._columns, self.mask = match_classes(self.path, data.shape[1], classes, class_names, mids)
         self._rows = _find(clips, names)
-        self._data = data
         self.known = len(self._rows)
         if not self.known:
             raise UserError(
@@ -76,7 +75,6 @@ class ClipSoftLabels:
         ids = sorted(self._rows, key=self._rows.__getitem__)
         for i in range(0, len(ids), BLOCK):
             part = ids[i : i + BLOCK]
-            # The file is opened for each block: pages of a map that is closed leave the memory of the process.
             bad = np.isnan(_take(self._open(), np.array([self._rows[name] for name in part]))).any(axis=1)
             if bad.any():
                 raise UserError(
@@ -87,7 +85,8 @@ class ClipSoftLabels:
     def rows(self, ids: Sequence[str]) -> Float[Tensor, "clips classes"]:
         """Probabilities of the clips; NaN where the file has none."""
         found = [self._rows.get(name) for name in ids]
-        picked = torch.from_numpy(_take(self._data, np.array([row or 0 for row in found], np.int64))).float()
+        # The file is opened for each batch: pages of a map that is closed leave the memory of the process.
+        picked = torch.from_numpy(_take(self._open(), np.array([row or 0 for row in found], np.int64))).float()
         if self._columns is not None:
             picked = picked[:, self._columns.clip(0)]
         soft = picked.sigmoid()
