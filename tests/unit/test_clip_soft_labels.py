@@ -20,7 +20,7 @@ from framekd.data import Arrays, Loader, labelled
 from framekd.data.cutter import Cutter, Mix
 from framekd.ensemble import ClipSoftLabels, write_clip_logits
 from framekd.ensemble.clips import check_kind, read_index
-from framekd.jobs import CheckpointJob, SoftLabelsJob, Step2Job, WeakEnsembleJob
+from framekd.jobs import CheckpointJob, SoftLabelsJob, Step2Job
 from framekd.labels import ClassList
 from framekd.pipeline.checkpoints import make_checkpoints
 from framekd.pipeline.ensemble import average_clips, fetch_soft_labels
@@ -419,7 +419,7 @@ def test_models_of_the_run_make_soft_labels_that_step_2_can_read(audioset, tmp_p
     for i, folder in enumerate(members):
         trained(audioset, folder, learning_rate=1e-2 * (i + 1))
     inputs = {**audioset, "weights": [str(folder / "model.safetensors") for folder in members]}
-    average_clips(WeakEnsembleJob(version=1, batch_size=5), inputs=inputs, out=str(tmp_path / "e" / "clips.h5"))
+    average_clips(inputs=inputs, out=str(tmp_path / "e" / "clips.h5"))
     soft = ClipSoftLabels(tmp_path / "e" / "clips.h5", IDS, CLASSES)
     assert soft.known == 12
     models = [checkpoints.load_checkpoint(folder)[0].eval() for folder in members]

@@ -88,8 +88,9 @@ ALL_TABLES = {**TABLE1, "teachers": 1, "table2": 1}
 # What follows from teachers, students, Step 2 and new audio, with the jobs of the change itself.
 FROM_STUDENTS = {"student": 3, "evaluate": 3, "downstream": 3, **TABLE1, "table2": 1}
 FROM_TEACHERS = {"teacher": 3, "ensemble": 3, "student": 3, "evaluate": 6, "downstream": 3, **ALL_TABLES}
-FROM_STEP2 = {"step2": 1, "teacher": 2, "ensemble": 2, "student": 2, "evaluate": 4, "downstream": 6, **ALL_TABLES}
-TRAININGS = {"step2": 1, "teacher": 3, "ensemble": 3, "student": 4, "evaluate": 7, "downstream": 6, **ALL_TABLES}
+WEAK = {"weak_member": 1, "weak_ensemble": 1, "step2": 1}
+FROM_STEP2 = {**WEAK, "teacher": 2, "ensemble": 2, "student": 2, "evaluate": 4, "downstream": 6, **ALL_TABLES}
+TRAININGS = {**WEAK, "teacher": 3, "ensemble": 3, "student": 4, "evaluate": 7, "downstream": 6, **ALL_TABLES}
 
 
 @pytest.mark.parametrize(
@@ -100,10 +101,11 @@ TRAININGS = {"step2": 1, "teacher": 3, "ensemble": 3, "student": 4, "evaluate": 
         ("teacher: {recipe: {epochs: 2}}", FROM_TEACHERS),
         ("teacher: {sequence_model: null}", {**FROM_TEACHERS, "teacher": 2, "ensemble": 2}),
         ("step2: {recipe: {augment: {mixup: 0.3}}}", FROM_STEP2),
+        ("step2: {recipe: {distillation_weight: 0.6}}", {k: v for k, v in FROM_STEP2.items() if "weak" not in k}),
         ("recipe: {clip_gradient: 1.0}", {**TRAININGS, "student": 3, "downstream": 9}),
         ("step1: {seed: 5}", {"step1": 1, **TRAININGS, "downstream": 9}),
         ("sizes: {all: {width: 64}}", {"step1": 1, **TRAININGS, "downstream": 9}),
-        ("seeds: [1, 3]", {k: v for k, v in TRAININGS.items() if k != "step2"} | {"downstream": 3}),
+        ("seeds: [1, 3]", {k: v for k, v in TRAININGS.items() if k not in WEAK} | {"downstream": 3}),
         ("evaluation: {median_seconds: 0.36}", {"evaluate": 7, **TABLE1, "teachers": 1}),
         ("evaluation: {batch_size: 10}", {**FROM_TEACHERS, "evaluate": 7} | {"teacher": 0}),
         ("evaluation: {alpha: 0.1}", {"significance": 1}),
@@ -141,7 +143,7 @@ NOT_READ_BY_STEP1 = {"clips": 1, "acquire": 2, "gate": 1, **TRAININGS}
         ("results/tiny/data/store/0001.manifest.tsv", {"gate": 1}),
         (
             "results/tiny/checkpoints/step2/fPaSST/model.safetensors",
-            {k: v for k, v in FROM_STEP2.items() if k != "step2"},
+            {k: v for k, v in FROM_STEP2.items() if k not in WEAK},
         ),
         ("results/tiny/students/li_et_al/ATST-F/seed1/model.safetensors", {"evaluate": 1, **TABLE1}),
         ("results/tiny/students/proposed/fPaSST/seed2/history.jsonl", {"report": 1}),

@@ -14,7 +14,7 @@ from framekd.ensemble import check_kind, write_clip_logits, write_ensemble
 from framekd.fetch import fetch
 from framekd.files import replacing
 from framekd.inference import batch_logits, default_device
-from framekd.jobs import EnsembleJob, SoftLabelsJob, WeakEnsembleJob
+from framekd.jobs import EnsembleJob, SoftLabelsJob
 from framekd.pipeline.train import strong_clips, weak_clips
 
 
@@ -25,12 +25,12 @@ def average(job: EnsembleJob, *, inputs: Mapping[str, Any], out: str) -> None:
     write_ensemble(out, members, clips, classes=clips.classes, batch_size=job.batch_size, device=default_device())
 
 
-def average_clips(job: WeakEnsembleJob, *, inputs: Mapping[str, Any], out: str) -> None:
+def average_clips(*, inputs: Mapping[str, Any], out: str) -> None:
     """Average the clip logits of models trained on AudioSet Weak on all of its training clips."""
     _, clips = weak_clips(inputs)
     device = default_device()
     models = [checkpoints.load_checkpoint(Path(weights).parent)[0].to(device).eval() for weights in inputs["weights"]]
-    batches = batch_logits(models, chunks(clips, job.batch_size), device=device)
+    batches = batch_logits(models, chunks(clips, 64), device=device)
     mean = [sum(whole.cpu().numpy() for _, whole in found) / len(models) for _, found in batches]
     with replacing(out) as part:
         write_clip_logits(part, clips.ids, np.concatenate(mean), clips.classes)
