@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from framekd.ensemble import ClipSoftLabels, write_clip_logits
 from framekd.ensemble.clips import check_kind, read_index
 from framekd.jobs import CheckpointJob, SoftLabelsJob, Step2Job
 from framekd.labels import ClassList
+from framekd.models import build_model
 from framekd.pipeline.checkpoints import make_checkpoints
 from framekd.pipeline.ensemble import average_clips, fetch_soft_labels
 from framekd.pipeline.train import train_weak
 from framekd.store import StoredClip, write_shard
-from framekd.train import Objective
+from framekd.train import Objective, RunOptions, Stopped, fit
 
 CLASSES = ClassList(("/m/0a", "/m/0b", "/m/0c"), ("a", "b", "c"))
 IDS = [f"vid_{i:07d}_30000" for i in range(12)]
@@ -434,6 +436,24 @@ def test_models_of_the_run_make_soft_labels_that_step_2_can_read(audioset, tmp_p
         {**audioset, "soft_labels": [str(tmp_path / "e" / "clips.h5")]}, tmp_path / "z", distillation_weight=0.9
     )
     assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def test_a_stopped_training_continues_to_the_same_weights(tmp_path):
+    path, index = write(tmp_path, ".npy")
+    recipe = WeakRecipe(epochs=2, epoch_clips=12, batch_size=4, warmup_steps=2, distillation_weight=0.9)
+    ended = []
+    for name, limits in (("whole", [None]), ("stopped", [0.0, 0.0, None])):
+        for limit in limits:
+            clips = weak_clips()
+            soft = ClipSoftLabels(path, clips.ids, CLASSES, index=index)
+            model = build_model("tiny", n_classes=3, sizes=SIZES).init_weights(torch.Generator().manual_seed(1))
+            options = RunOptions(time_limit=limit, progress=False)
+            loader = Loader(clips, recipe, seed=1, n_frames=50, soft=soft)
+            about = {"lr": 1e-2, "seed": 1, "objective": Objective("weak", 0.9), "directory": tmp_path / name}
+            with nullcontext() if limit is None else pytest.raises(Stopped):
+                fit(model, loader, recipe, **about, options=options)
+        ended.append(model.state_dict())
+    assert all(torch.equal(value, ended[1][key]) for key, value in ended[0].items())
 
 
 @pytest.mark.parametrize("kind", [".npy", ".pkl", ".npz"])
