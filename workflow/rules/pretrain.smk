@@ -75,9 +75,13 @@ for pack in plan.packs(plan.weak_members):
             specs=pack.files(f"{R}/checkpoints/step1/{{model}}/spec.json"),
             soft_labels=[],
         output:
-            weights=pack.files(f"{R}/checkpoints/weak_members/{{model}}/model.safetensors"),
+            weights=pack.files(
+                f"{R}/checkpoints/weak_members/{{model}}/model.safetensors"
+            ),
             specs=pack.files(f"{R}/checkpoints/weak_members/{{model}}/spec.json"),
-            histories=pack.files(f"{R}/checkpoints/weak_members/{{model}}/history.jsonl"),
+            histories=pack.files(
+                f"{R}/checkpoints/weak_members/{{model}}/history.jsonl"
+            ),
         log:
             f"{R}/logs/weak_members/{pack.log}.log",
         benchmark:
