@@ -24,9 +24,9 @@ from torch import Tensor
 from framekd.config import Augment
 
 Labels = TypeVar("Labels")
-"""A dataclass with ``frame_labels``, ``clip_labels`` and ``soft_labels`` (tensors or None)."""
+"""A dataclass with ``frame_labels``, ``clip_labels``, ``soft_labels`` and ``soft_share`` (tensors or None)."""
 
-LABELS = ("frame_labels", "clip_labels", "soft_labels")
+LABELS = ("frame_labels", "clip_labels", "soft_labels", "soft_share")
 
 
 def augment(
@@ -37,8 +37,9 @@ def augment(
     Args:
         mel: normalised log-mels.
         batch: a dataclass with `frame_labels` and `soft_labels` [batch, classes, label frames] (soft labels may also
-            be [batch, classes]) and `clip_labels` [batch, classes], all 0..1 or None. If it has `has_frame_labels`
-            ([batch] bool), mixup joins only clips with equal values: the frame labels of the others are unknown.
+            be [batch, classes]), `clip_labels` [batch, classes] and `soft_share` [batch], all 0..1 or None. If it has
+            `has_frame_labels` ([batch] bool), mixup joins only clips with equal values: the frame labels of the
+            others are unknown.
         config: probabilities and strengths.
         generator: source of all draws.
     Returns:

@@ -176,7 +176,7 @@ class _Target:
     def _resumed(self) -> int:
         if not (self.note.is_file() and self.file.is_file()):
             return 0
-        state = json.loads(self.note.read_text())
+        state = json.loads(self.note.readtext())
         done = state.pop("done")
         return done if state == self.about else 0
 
@@ -259,40 +259,20 @@ class SoftLabels:
                     )
             data = file["strong_logits"]
             self.shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
-            self._names = [_text(name) for name in file["filenames"][:]]
-            self._ids = [_text(name) for name in file["clip_ids"][:]] if "clip_ids" in file else []
-            names = [_text(name) for name in file.attrs.get("classes", [])]
-            mids = [_text(name) for name in file.attrs.get("class_ids", [])]
+            self._names = [text(name) for name in file["filenames"][:]]
+            self._ids = [text(name) for name in file["clip_ids"][:]] if "clip_ids" in file else []
+            names = [text(name) for name in file.attrs.get("classes", [])]
+            mids = [text(name) for name in file.attrs.get("class_ids", [])]
             about = self.path.stat()
-            self.identity = _text(file.attrs.get("identity", f"{about.st_size} bytes, {about.st_mtime_ns} ns"))
+            self.identity = text(file.attrs.get("identity", f"{about.st_size} bytes, {about.st_mtime_ns} ns"))
         if len(self.shape) != 3 or self.shape[0] != len(self._names):
             shape = list(self.shape)
             raise UserError(f"{self.path}: strong_logits has shape {shape} for {len(self._names)} filenames")
-        self._columns, self.mask = self._match(classes, names, mids)
+        self._columns, self.mask = match_classes(self.path, self.shape[1], classes, names, mids)
         self._index = self._spellings()
         self._memory: np.memmap | None = None
         if self._offset is None:  # chunked or compressed: it cannot be mapped
             self._handle = h5py.File(self.path, "r")
-
-    def _match(
-        self, classes: ClassList, names: list[str], mids: list[str]
-    ) -> tuple[np.ndarray | None, Bool[Tensor, " c"]]:
-        """The row in the file of each class (None: the same rows), and which classes the file has."""
-        count = self.shape[1]
-        if not names and not mids:
-            if count != len(classes):
-                trained = f"but {len(classes)} are trained; take an ensemble of the same classes"
-                raise UserError(f"{self.path} has no class list and {count} classes, {trained}")
-            return None, torch.ones(count, dtype=torch.bool)
-        theirs, ours = (mids, classes.mids) if mids else (names, classes.names)
-        if len(theirs) != count or len(set(theirs)) != count:
-            raise UserError(f"{self.path}: its class list has {len(set(theirs))} classes for {count} rows of logits")
-        row = {name: i for i, name in enumerate(theirs)}
-        columns = np.array([row.get(name, -1) for name in ours], dtype=np.int64)
-        if (columns < 0).all():
-            raise UserError(f"{self.path} has none of the trained classes; its first are {', '.join(theirs[:3])}")
-        same = len(columns) == count and (columns == np.arange(count)).all()
-        return (None if same else columns), torch.from_numpy(columns >= 0)
 
     def _spellings(self) -> dict[str, int]:
         """Row by every spelling of a clip's name; exact names come before stripped ones."""
@@ -309,7 +289,7 @@ class SoftLabels:
 
     def row(self, clip: str) -> int | None:
         """Row of a clip in the file, or None."""
-        for name in _candidates(clip):
+        for name in spellings(clip):
             if (found := self._index.get(name)) is not None:
                 return found
         return None
@@ -349,7 +329,39 @@ class SoftLabels:
         return {**self.__dict__, "_memory": None}
 
 
-def _candidates(clip: str) -> list[str]:
+def match_classes(
+    path: Path, count: int, classes: ClassList, names: list[str], mids: list[str]
+) -> tuple[np.ndarray | None, Bool[Tensor, " classes"]]:
+    """Find the classes that are trained among those of a file of logits.
+
+    Args:
+        path: the file, for messages.
+        count: classes of its logits.
+        classes: classes that are trained.
+        names, mids: class names and ids that the file states; both may be empty.
+    Returns:
+        The place in the file of each class, -1 where there is none (None: the same places); and which classes the file
+        has.
+    Raises:
+        UserError: the file has other classes.
+    """
+    if not names and not mids:
+        if count != len(classes):
+            trained = f"but {len(classes)} are trained; take an ensemble of the same classes"
+            raise UserError(f"{path} has no class list and {count} classes, {trained}")
+        return None, torch.ones(count, dtype=torch.bool)
+    theirs, ours = (mids, classes.mids) if mids else (names, classes.names)
+    if len(theirs) != count or len(set(theirs)) != count:
+        raise UserError(f"{path}: its class list has {len(set(theirs))} classes for {count} rows of logits")
+    row = {name: i for i, name in enumerate(theirs)}
+    columns = np.array([row.get(name, -1) for name in ours], dtype=np.int64)
+    if (columns < 0).all():
+        raise UserError(f"{path} has none of the trained classes; its first are {', '.join(theirs[:3])}")
+    same = len(columns) == count and (columns == np.arange(count)).all()
+    return (None if same else columns), torch.from_numpy(columns >= 0)
+
+
+def spellings(clip: str) -> list[str]:
     """Spellings of a clip, most likely first: as given, by its YouTube id, and stripped as by ``rstrip(".mp3")``."""
     names = [clip]
     try:
@@ -361,5 +373,6 @@ def _candidates(clip: str) -> list[str]:
     return [*names, f"Y{ytid}.mp3".rstrip(".mp3"), ytid.rstrip(".mp3")]
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A string of an HDF5 or NumPy file."""
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -78,12 +78,13 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
         where = f"{path}{key}"
         note = SECTIONS.get(where) or info.description
         comment = f"  # {note}" if note else ""
+        space = [""] if where.count(".") < 2 else []
         if isinstance(value, HeadRecipe) and path:
             stage = difference(_plain(value), Recipe().model_dump(mode="json"))
-            lines += ["", f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
+            lines += [*space, f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
         elif isinstance(value, BaseModel) and not _is_small(value):
-            lines += ["", f"{indent}{key}:{comment}", *_yaml(value, where + ".")]
-        elif isinstance(value, dict) and value:
+            lines += [*space, f"{indent}{key}:{comment}", *_yaml(value, where + ".")]
+        elif isinstance(value, dict) and value and not _is_short(value):
             lines.append(f"{indent}{key}:{comment}")
             lines += [f"{indent}  {k}: {_scalar(_plain(v))}" for k, v in value.items()]
         else:
@@ -95,6 +96,11 @@ def _is_small(block: BaseModel) -> bool:
     """Whether a block is written on one line: at most four values, none of them a list or block."""
     values = [getattr(block, name) for name in type(block).model_fields]
     return len(values) <= 4 and not any(isinstance(value, BaseModel | dict | list | tuple) for value in values)
+
+
+def _is_short(values: dict[str, Any]) -> bool:
+    """Whether a dict is written on one line: at most four plain numbers."""
+    return len(values) <= 4 and all(isinstance(value, int | float) for value in values.values())
 
 
 def _nested(values: dict[str, Any], indent: str) -> list[str]:

@@ -85,6 +85,12 @@ class Graph:
         """Models that Step 2 trains here."""
         return self.config.step2_trained
 
+    @property
+    def weak_members(self) -> list[str]:
+        """Models that are trained on weak labels alone, for Step 2 to learn from."""
+        soft = self.config.step2.soft_labels
+        return soft.members if soft and self.config.step2_distils else []
+
     def packs(self, models: Iterable[str], seeds: Iterable[int] = ()) -> list[Pack]:
         """`models` and `seeds` cut into what one job does (`models_per_job`, `seeds_per_job`)."""
         names = list(models)
@@ -224,6 +230,15 @@ class Graph:
             return [file.path or f"{self.data}/soft_labels/{file.name}"]
         return [f"{self.results}/ensembles/{self.teachers[setting]}.h5"]
 
+    def clip_soft_labels(self) -> list[str]:
+        """The files that Step 2 learns from: logits and (of .npy) their index; none without distillation."""
+        soft = self.config.step2.soft_labels
+        if soft is None or not self.config.step2_distils:
+            return []
+        if soft.members:
+            return [f"{self.results}/ensembles/step2/clips.h5"]
+        return [file.path or f"{self.data}/soft_labels/{file.name}" for file in soft.files]
+
     def scores(self, setting: str) -> str:
         """Where Table I finds the scores of a setting: its students, or its teachers where it has none."""
         if self.settings[setting].student:
@@ -304,7 +319,8 @@ class Graph:
             "step1": alone,
             "step2": [*_logs(self.packs(self.step2_trained), self.step2_trained), *(f"external/{n}" for n in external)],
             **{stage: [f"{s}/{name}" for s in self.settings_of(stage) for name in trained] for stage in STAGES},
-            "ensembles": self.teacher_settings,
+            "weak_members": _logs(self.packs(self.weak_members), self.weak_members),
+            "ensembles": [*self.teacher_settings, *(["step2/clips"] if self.weak_members else [])],
             "evaluation": [
                 *(f"{stage}/{setting}" for stage, setting in self.evaluations),
                 *(f"step2/{model}" for model in models if config.audioset.weak),

@@ -17,8 +17,8 @@ from framekd.config import (
     Search,
     Task,
     Tracking,
-    TrainRecipe,
     Watch,
+    WeakRecipe,
 )
 from framekd.config.base import Block, field
 
@@ -92,7 +92,7 @@ class CheckpointJob(Job):
 class Step2Job(Job):
     """Train models on AudioSet Weak, one after the other."""
 
-    recipes: dict[str, TrainRecipe]
+    recipes: dict[str, WeakRecipe]
     seed: int
     watch: Watch = Watch(every_epochs=0)
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
@@ -134,6 +134,10 @@ class EnsembleJob(Job):
     """Average the logits of teachers."""
 
     batch_size: int
+
+
+class WeakEnsembleJob(Job):
+    """Average the clip logits of models that were trained on AudioSet Weak's labels alone."""
 
 
 class SoftLabelsJob(Job):

@@ -42,6 +42,7 @@ def distillation(
     soft: Float[Tensor, "batch classes *frames"],
     *,
     weight: float,
+    share: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """``weight * BCE(logits, soft) + (1 - weight) * BCE(logits, labels)``, means over all elements.
 
@@ -49,14 +50,19 @@ def distillation(
         logits: [batch, classes] or [batch, classes, frames].
         labels: as logits, 0..1.
         soft: as logits, the ensemble's probabilities; NaN for a class or clip that it lacks. There the soft term is 0
-            and the label term keeps its weight, as EfficientAT treats clips without a teacher.
+            and the label term keeps its weight, as EfficientAT treats clips without a teacher. Of a mix of clips, the
+            sum over those that have soft labels, each multiplied by its part of the mix.
         weight: share of the soft labels, 0..1.
+        share: [batch], the part of each mix that has soft labels; None is all of it.
     Returns:
         Scalar loss.
     """
     # Binary cross-entropy is linear in its target, so one pass over the logits is enough for both terms.
     known = ~torch.isnan(soft)
     target = (1.0 - weight) * labels + torch.where(known, weight * soft, 0.0)
+    present = known.to(logits.dtype)
+    if share is not None:
+        present = present * share.to(logits.dtype).view(-1, *[1] * (logits.ndim - 1))
     # With v the total weight of an element: -[t log p + (v - t) log (1 - p)] = v softplus(z) - t z.
-    total = (1.0 - weight) + weight * known.to(logits.dtype)
+    total = (1.0 - weight) + weight * present
     return (total * F.softplus(logits) - target * logits).mean()

@@ -127,6 +127,14 @@ class Plan(Graph):
             tracking=self.config.tracking,
         )
 
+    def weak_member_job(self, wildcards: Any, pack: Pack) -> jobs.Step2Job:
+        job = self.step2_job(wildcards, pack)
+        on_labels = {name: r.model_copy(update={"distillation_weight": 0.0}) for name, r in job.recipes.items()}
+        return job.model_copy(update={"recipes": on_labels})
+
+    def weak_ensemble_job(self, wildcards: Any) -> jobs.WeakEnsembleJob:
+        return jobs.WeakEnsembleJob(version=VERSIONS["ensemble"])
+
     def train_job(self, wildcards: Any, stage: jobs.Stage, pack: Pack) -> jobs.TrainJob:
         block = self.block(stage, wildcards.setting)
         whole = Recipe(**block.recipe.model_dump())  # a teacher's recipe has no distillation

@@ -15,7 +15,7 @@ def test_the_papers_graph_is_planned_without_data(clone, profile):
     students = sum(n for rule, n in planned.items() if rule.startswith("student_seed"))
     # three sets of 15 teachers (without_kd shares those of without_rnn); four sets of 15 students
     assert (teachers, students, planned["ensemble"], planned["acquire"]) == (45, 60, 3, 248)
-    assert (planned["step2"], planned["step2_external"]) == (2, 3)
+    assert (planned["step2"], planned["step2_external"], planned["soft_labels"]) == (2, 3, 2)
 
 
 def documented_jobs() -> dict[str, dict[str, int]]:
@@ -71,6 +71,7 @@ def test_everything_is_planned_for_the_demo(clone):
     assert [planned[f"student_{pack}_seed1_2_3"] for pack in packs] == [4, 4]
     assert [planned[f"downstream_{pack}"] for pack in packs] == [9, 9]
     assert [planned[f"step2_{pack}"] for pack in packs] == [1, 1] and planned["report"] == 1
+    assert not {"weak_ensemble", "soft_labels"} & set(planned)
 
 
 def test_what_a_job_reads_is_declared(clone):
@@ -149,7 +150,8 @@ def test_students_of_a_ready_made_file_need_no_teachers(clone, tmp_path):
     assert f"{tmp_path}/x.h5" in student and "results/ensembles" not in student
     assert not [out for out in inputs if "/proposed" in out and ("teachers/" in out or "ensembles/" in out)]
     assert (planned["ensemble"], planned["evaluate"]) == (2, 6)
-    assert planned["teachers"] == planned["significance"] == planned["report"] == 1 and "soft_labels" not in planned
+    assert planned["teachers"] == planned["significance"] == planned["report"] == 1
+    assert planned["soft_labels"] == 2  # those of Step 2
 
 
 def test_a_ready_made_file_is_fetched_once_and_a_run_can_be_without_any_teacher(clone, tmp_path):
@@ -161,7 +163,7 @@ def test_a_ready_made_file_is_fetched_once_and_a_run_can_be_without_any_teacher(
     )
     planned = jobs(run := snakemake(clone, "-n", "--configfile", str(path)))
     students = sum(n for rule, n in planned.items() if rule.startswith("student_seed"))
-    assert (planned["soft_labels"], students, planned["evaluate"]) == (1, 45, 3)
+    assert (planned["soft_labels"], students, planned["evaluate"]) == (3, 45, 3)
     assert not [rule for rule in planned if "teacher" in rule or rule == "ensemble"]
     assert planned["table1"] == planned["significance"] == planned["report"] == 1
     inputs = {out: text for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
@@ -181,6 +183,27 @@ def test_a_ready_made_file_is_fetched_by_its_rule(tmp_path):
     fetched = folder / "data/soft_labels/soft+1.h5"
     assert fetched.read_bytes() == source.read_bytes() and "soft+1.h5" in log.read_text()
     assert fetched.with_name("soft+1.h5.sha256").is_file()
+
+
+@pytest.mark.parametrize(
+    ("step2", "files", "fetched"),
+    [
+        ("{}", ["data/soft_labels/passt_enemble_logits_mAP_495.npy", "data/soft_labels/fname_to_index.pkl"], 2),
+        ("{soft_labels: {logits: {path: x.h5, url: null}, index: null}}", ["x.h5"], 0),
+        ("{recipe: {distillation_weight: 0.0}}", [], 0),
+        ("{soft_labels: null, recipe: {distillation_weight: 0.0}}", [], 0),
+    ],
+)
+def test_step_2_reads_the_soft_labels_that_it_is_given(clone, tmp_path, step2, files, fetched):
+    path = tmp_path / "soft.yaml"
+    path.write_text(f"step2: {step2.replace('x.h5', str(tmp_path / 'x.h5'))}")
+    (tmp_path / "x.h5").touch()
+    target = "results/checkpoints/step2/ASiT/model.safetensors"
+    planned = jobs(run := snakemake(clone, "-n", target, "--configfile", str(path)))
+    inputs = {out: set(text.split(", ")) for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
+    assert planned.get("soft_labels", 0) == fetched
+    assert inputs[target] >= {str(tmp_path / f) if f == "x.h5" else f for f in files}
+    assert fetched or files or not [f for f in inputs[target] if "soft" in f]
 
 
 def test_learning_rates_are_searched_before_they_are_used_and_only_where_asked_for(clone, tmp_path):

@@ -93,7 +93,9 @@ ALL_TABLES = {**TABLE1, "teachers": 1, "table2": 1}
 FROM_STUDENTS = {"student": 3, "evaluate": 3, "downstream": 3, **TABLE1, "table2": 1}
 FROM_TEACHERS = {"teacher": 3, "ensemble": 3, "student": 3, "evaluate": 6, "downstream": 3, **ALL_TABLES}
 STEP2_SCORES = {"evaluate_step2": 2, "table_step2": 1}
+WEAK = {"weak_member": 1, "weak_ensemble": 1}
 FROM_STEP2 = {
+    **WEAK,
     "step2": 1,
     **STEP2_SCORES,
     "teacher": 2,
@@ -104,6 +106,7 @@ FROM_STEP2 = {
     **ALL_TABLES,
 }
 TRAININGS = {
+    **WEAK,
     "step2": 1,
     **STEP2_SCORES,
     "teacher": 3,
@@ -124,10 +127,14 @@ TRAININGS = {
         # the teachers of `proposed` are then those of without_rnn, which are scored once
         ("teacher: {sequence_model: null}", {**FROM_TEACHERS, "teacher": 2, "ensemble": 2, "evaluate": 5}),
         ("step2: {recipe: {augment: {mixup: 0.3}}}", FROM_STEP2),
+        ("step2: {recipe: {distillation_weight: 0.6}}", {k: v for k, v in FROM_STEP2.items() if k not in WEAK}),
         ("recipe: {clip_gradient: 1.0}", {**TRAININGS, "student": 3, "evaluate": 6, "downstream": 9}),
         ("step1: {seed: 5}", {"step1": 1, **TRAININGS, "downstream": 9}),
         ("sizes: {all: {width: 64}}", {"step1": 1, **TRAININGS, "downstream": 9}),
-        ("seeds: [1, 3]", {k: v for k, v in TRAININGS.items() if "step2" not in k} | {"downstream": 3}),
+        (
+            "seeds: [1, 3]",
+            {k: v for k, v in TRAININGS.items() if "step2" not in k and k not in WEAK} | {"downstream": 3},
+        ),
         ("evaluation: {median_seconds: 0.36}", {"evaluate": 7, **TABLE1, "teachers": 1}),
         ("evaluation: {batch_size: 10}", {**FROM_TEACHERS, "evaluate": 7, **STEP2_SCORES} | {"teacher": 0}),
         ("evaluation: {alpha: 0.1}", {"significance": 1}),
@@ -169,7 +176,7 @@ NOT_READ_BY_STEP1 = {"clips": 3, "acquire": 4, "gate": 3, **TRAININGS}
         ("results/tiny/data/store/weak/0000.manifest.tsv", {"gate": 1}),
         (
             "results/tiny/checkpoints/step2/fPaSST/model.safetensors",
-            {k: v for k, v in FROM_STEP2.items() if k != "step2"} | {"evaluate_step2": 1},
+            {k: v for k, v in FROM_STEP2.items() if k != "step2" and k not in WEAK} | {"evaluate_step2": 1},
         ),
         ("results/tiny/students/li_et_al/ATST-F/seed1/model.safetensors", {"evaluate": 1, **TABLE1}),
         ("results/tiny/students/proposed/fPaSST/seed2/history.jsonl", {"report": 1}),

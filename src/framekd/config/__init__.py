@@ -9,10 +9,11 @@ from framekd.config.base import Block, UserError, difference, field, identity, m
 from framekd.config.data import GROUPS, LABEL_FILES, AudioSet, Download, Miniature
 from framekd.config.downstream import Downstream, Task
 from framekd.config.load import Config, load, load_files
-from framekd.config.recipe import SEARCH, Augment, HeadRecipe, Recipe, Search, TeacherRecipe, TrainRecipe
+from framekd.config.recipe import SEARCH, Augment, HeadRecipe, Recipe, Search, TeacherRecipe, TrainRecipe, WeakRecipe
 from framekd.config.stages import (
     MODELS,
     SETTINGS,
+    ClipSoftLabels,
     Evaluation,
     External,
     FrontEnds,
@@ -36,6 +37,7 @@ __all__ = [
     "AudioSet",
     "Augment",
     "Block",
+    "ClipSoftLabels",
     "Config",
     "Download",
     "Downstream",
@@ -59,6 +61,7 @@ __all__ = [
     "TrainRecipe",
     "UserError",
     "Watch",
+    "WeakRecipe",
     "difference",
     "field",
     "identity",

@@ -77,6 +77,9 @@ class Config(Block):
         for name in self.step2.train:
             if name not in MODELS and name not in self.models:
                 raise ValueError(f"step2.train names {name!r}, which is none of {', '.join(self.models)}")
+        for name in self.step2.soft_labels.members if self.step2.soft_labels else []:
+            if name not in self.models:
+                raise ValueError(f"step2.soft_labels.members names {name!r}, which is none of {', '.join(self.models)}")
         for name in self.models:
             if name not in self.step2_trained and name not in self.step2.external:
                 why = "" if self.audioset.weak else ", and audioset.weak is false, so that Step 2 trains no model"
@@ -125,6 +128,11 @@ class Config(Block):
         """Models that Step 2 trains here; none without AudioSet Weak."""
         return [name for name in self.models if self.audioset.weak and name in self.step2.train]
 
+    @property
+    def step2_distils(self) -> bool:
+        """Whether Step 2 trains a model here that learns from soft labels."""
+        return self.step2.distils(self.step2_trained)
+
     def setting(self, name: str) -> Setting:
         """Setting `name` of Table I: the blocks `teacher` and `student` with the setting's differences laid over."""
         if name not in self.settings:
@@ -137,17 +145,22 @@ class Config(Block):
 
     def soft_files(self) -> dict[str, SoftFile]:
         """Files of soft labels to fetch, by file name. Two different files of one name are refused."""
-        found: dict[str, SoftFile] = {}
+        given: list[tuple[str, SoftFile]] = []
+        if self.step2.soft_labels and self.step2_distils:
+            given += [("step2.soft_labels", file) for file in self.step2.soft_labels.files]
         for setting in self.settings:
             student = self.setting(setting).student
-            file = student.soft_labels if student else None
-            if file is None or file.url is None:
+            if student and student.soft_labels:
+                given.append((f"settings.{setting}.student.soft_labels", student.soft_labels))
+        found: dict[str, SoftFile] = {}
+        for key, file in given:
+            if file.url is None:
                 continue
             if found.setdefault(file.name, file) != file:
                 other = found[file.name]
                 what = f"{other.url} and {file.url} are" if other.url != file.url else f"{file.url} has two sums and is"
                 raise ValueError(
-                    f"settings.{setting}.student.soft_labels: {what} fetched to one file, {file.name}; "
+                    f"{key}: {what} fetched to one file, {file.name}; "
                     "write one url with one sha256, or give one of them by path"
                 )
         return found

@@ -17,6 +17,7 @@ class Augment(Block):
 
     wavmix: float = field(0.0, "probability, per clip, of mixing in another clip's waveform", **Probability)
     wavmix_alpha: float = field(2.0, "Beta(a, a) of the waveform mixing weight", gt=0)
+    gain_db: float = field(0.0, "gain of each waveform, drawn between -this and +this dB; 0 is off", ge=0)
     frame_shift: float = field(0.0, "standard deviation of the circular time shift, as a share of the clip", ge=0, le=1)
     mixup: float = field(0.0, "probability, per batch, of mixup of log-mels and labels", **Probability)
     mixup_alpha: float = field(0.2, "Beta(a, a) of the mixup weight", gt=0)
@@ -138,6 +139,15 @@ class TrainRecipe(HeadRecipe):
         return self
 
 
+_DISTILLATION: Any = field(0.0, "share of the loss on the ensemble's soft labels", **Probability)
+
+
+class WeakRecipe(TrainRecipe):
+    """Training on AudioSet Weak (Step 2): clip labels and soft labels of clips."""
+
+    distillation_weight: float = _DISTILLATION
+
+
 class TeacherRecipe(TrainRecipe):
     """Training on AudioSet Strong, with clips held out for validation where wanted."""
 
@@ -158,7 +168,7 @@ class TeacherRecipe(TrainRecipe):
 class Recipe(TeacherRecipe):
     """Training of a student: all keys of a teacher's, and distillation."""
 
-    distillation_weight: float = field(0.0, "share of the loss on the ensemble's soft labels", **Probability)
+    distillation_weight: float = _DISTILLATION
 
 
 HeadRecipe.ELSEWHERE = frozenset(Recipe.model_fields)
@@ -197,6 +207,7 @@ WEAK = dict(
     sampler="balanced",
     sampler_offset=100.0,
     replacement=False,
+    distillation_weight=0.9,
     augment=dict(mixup=1.0, mixup_alpha=0.3, wavmix=0.5),
 )
 TEACHER = dict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -17,7 +18,7 @@ from framekd.config.recipe import (
     Recipe,
     Search,
     TeacherRecipe,
-    TrainRecipe,
+    WeakRecipe,
     recipe_of,
 )
 
@@ -73,29 +74,8 @@ class Step1(Block):
     external: dict[str, External] = Field(default_factory=_external("ssl"), description="published Step 1 checkpoints")
 
 
-class Step2(Block):
-    """Training on AudioSet Weak (Sec. 2, Step 2)."""
-
-    train: list[str] = field(
-        ["fPaSST", "ASiT"], "models trained here; the others take published weak checkpoints (Sec. 3.2)"
-    )
-    external: dict[str, External] = Field(default_factory=_external("weak"), description="published Step 2 checkpoints")
-    seed: int = field(0, "seed of the training")
-    recipe: TrainRecipe = Field(default_factory=recipe_of(TrainRecipe, **WEAK), description="training on clip labels")
-
-
-class Teacher(Block):
-    """Step 3, first half: the ensemble's members."""
-
-    sequence_model: Literal["bigru"] | None = field("bigru", "recurrent layers on top of the transformer; null is none")
-    recipe: TeacherRecipe = Field(
-        default_factory=recipe_of(TeacherRecipe, **TEACHER), description="training of the teachers"
-    )
-    search: Search = field(Search, "how their learning rate is chosen, where the recipe says `learning_rate: search`")
-
-
 class SoftFile(Block):
-    """A ready-made file of soft labels, in the layout of the published one (Zenodo 14626113)."""
+    """A file of soft labels: on this machine, or at an address. A student's has the layout of Zenodo 14626113."""
 
     path: str | None = field(None, "file on this machine")
     url: str | None = field(None, "address of the file itself, which is fetched to `data_dir`/soft_labels")
@@ -104,7 +84,7 @@ class SoftFile(Block):
     @model_validator(mode="after")
     def _one_source(self) -> SoftFile:
         if bool(self.path) == bool(self.url):
-            raise ValueError("give either path or url; write soft_labels: {path: soft.h5}, with null for the other")
+            raise ValueError("give either path or url; write {path: soft.h5, url: null}, or {url: …, path: null}")
         if self.path and self.sha256:
             raise ValueError("sha256 is for a url; a file at path is taken as it is, so write sha256: null")
         if self.url and not (urlsplit(self.url).scheme and self.name):
@@ -116,6 +96,95 @@ class SoftFile(Block):
         """File name at the end of the address, without what follows a question mark."""
         last = unquote(urlsplit(self.url or "").path).rsplit("/", 1)[-1]
         return last if re.fullmatch(r"\w[\w.+-]*", last) else ""
+
+    @property
+    def suffix(self) -> str:
+        """What the file's name ends in, such as ".npy"."""
+        return Path(self.path or self.name).suffix.lower()
+
+
+_EFFICIENT_AT = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+
+
+class ClipSoftLabels(Block):
+    """Soft labels of whole clips: files, or models that are trained here on labels alone."""
+
+    logits: SoftFile | None = field(
+        None, "logits [clips, 527]: .npy with an index, or .h5 or .npz with `names` and `logits`"
+    )
+    index: SoftFile | None = field(
+        None, "rows of .npy logits by YouTube id: a pickled dict (.pkl); null for .h5 and .npz"
+    )
+    members: list[str] = field([], "in place of files: models trained here on labels alone, whose logits are averaged")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ClipSoftLabels:
+        if (self.logits is None) == (not self.members):
+            raise ValueError("give either logits or members; with members, write logits: null, index: null")
+        kind = self.logits.suffix if self.logits else ""
+        if self.logits and kind not in (".npy", ".npz", ".h5", ".hdf5"):
+            raise ValueError("logits has to end in .npy, .npz, .h5 or .hdf5")
+        if kind == ".npy" and self.index is None:
+            raise ValueError("logits in .npy have no names; give index: {path: fname_to_index.pkl} as well")
+        if kind != ".npy" and self.index is not None:
+            raise ValueError("index is for logits in .npy; write index: null")
+        if len(set(self.members)) != len(self.members):
+            raise ValueError("members names a model twice")
+        return self
+
+    @property
+    def files(self) -> list[SoftFile]:
+        """The logits and, of .npy, the index; none of members."""
+        return [file for file in (self.logits, self.index) if file is not None]
+
+
+def published_clip_labels() -> ClipSoftLabels:
+    """The logits of a PaSST ensemble (mAP 49.5) that EfficientAT's routine learns from."""
+    logits, index = (
+        SoftFile(url=_EFFICIENT_AT + n) for n in ("passt_enemble_logits_mAP_495.npy", "fname_to_index.pkl")
+    )
+    return ClipSoftLabels(logits=logits, index=index)
+
+
+class Step2(Block):
+    """Training on AudioSet Weak (Sec. 2, Step 2)."""
+
+    train: list[str] = field(
+        ["fPaSST", "ASiT"], "models trained here; the others take published weak checkpoints (Sec. 3.2)"
+    )
+    external: dict[str, External] = Field(default_factory=_external("weak"), description="published Step 2 checkpoints")
+    seed: int = field(0, "seed of the training")
+    soft_labels: ClipSoftLabels | None = Field(
+        default_factory=published_clip_labels,
+        description="what Step 2 learns from beside labels, where distillation_weight is above 0; null is nothing",
+    )
+    recipe: WeakRecipe = Field(
+        default_factory=recipe_of(WeakRecipe, **WEAK), description="training on clip labels and soft labels"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Step2:
+        if self.soft_labels is None and self.distils(self.train):
+            raise ValueError(
+                "recipe.distillation_weight is above 0, but soft_labels is null; give soft labels, or write "
+                "recipe: {distillation_weight: 0.0} to train on labels alone"
+            )
+        return self
+
+    def distils(self, models: list[str]) -> bool:
+        """Whether any of `models` learns from soft labels."""
+        own = [(self.recipe.per_model.get(model) or {}) for model in models]
+        return any(recipe.get("distillation_weight", self.recipe.distillation_weight) != 0 for recipe in own)
+
+
+class Teacher(Block):
+    """Step 3, first half: the ensemble's members."""
+
+    sequence_model: Literal["bigru"] | None = field("bigru", "recurrent layers on top of the transformer; null is none")
+    recipe: TeacherRecipe = Field(
+        default_factory=recipe_of(TeacherRecipe, **TEACHER), description="training of the teachers"
+    )
+    search: Search = field(Search, "how their learning rate is chosen, where the recipe says `learning_rate: search`")
 
 
 class Student(Block):

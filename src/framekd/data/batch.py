@@ -28,8 +28,11 @@ class Batch:
         lengths: samples before the padding.
         frame_labels: 0..1 (fractions after mixing), zeros where `has_frame_labels` is false; None if no clip has any.
         clip_labels: 0..1; for clips with frame labels, the classes that are active within the cut.
-        soft_labels: probabilities of the ensemble; None without distillation.
+        soft_labels: probabilities of the ensemble, of frames or of clips: zeros for clips that it lacks, NaN for
+            classes that it lacks; None without distillation.
         has_frame_labels: whether each clip has frame labels.
+        soft_share: the part of each clip that has soft labels: 0 or 1, a fraction after mixing; None without
+            distillation.
     """
 
     ids: list[str]
@@ -38,8 +41,9 @@ class Batch:
     lengths: Int[Tensor, " batch"]
     frame_labels: Float[Tensor, "batch classes frames"] | None
     clip_labels: Float[Tensor, "batch classes"] | None
-    soft_labels: Float[Tensor, "batch classes frames"] | None
+    soft_labels: Float[Tensor, "batch classes *frames"] | None
     has_frame_labels: Bool[Tensor, " batch"]
+    soft_share: Float[Tensor, " batch"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,6 +98,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         joined("clip_labels"),
         joined("soft_labels"),
         torch.cat([b.has_frame_labels for b in batches]),
+        joined("soft_share"),
     )
 
 
@@ -101,7 +106,7 @@ class SoftSource(Protocol):
     """Gives the ensemble's soft labels by clip."""
 
     def rows(self, ids: Sequence[str], /) -> np.ndarray | Tensor:
-        """Probabilities, float32 [clips, classes, frames]."""
+        """Probabilities, float32 [clips, classes, frames] or [clips, classes]; rows of NaN for clips without any."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,14 @@ class Mix:
         partners: [mixed] int64, positions of the other clips in the set.
         starts: [mixed] int64, label frames at which the partners are cut.
         share: [mixed] float32, 0.5..1.
+        gain: [mixed] float32, factors of the partners' waveforms; None is no gain.
     """
 
     rows: np.ndarray
     partners: np.ndarray
     starts: np.ndarray
     share: np.ndarray
+    gain: np.ndarray | None = None
 
 
 class Cutter:
@@ -183,23 +190,36 @@ class Cutter:
         return audio[index[:, None], column.clamp_(max=audio.shape[1] - 1)].float().mul_(float(_SCALE))
 
     def batch(
-        self, clips: np.ndarray, starts: np.ndarray, *, soft: SoftSource | None = None, mix: Mix | None = None
+        self,
+        clips: np.ndarray,
+        starts: np.ndarray,
+        *,
+        soft: SoftSource | None = None,
+        mix: Mix | None = None,
+        gain: np.ndarray | None = None,
     ) -> Batch:
-        """The cuts of `clips` (positions in the set) that begin at the label frames `starts`, mixed as `mix` says."""
+        """The cuts of `clips` (positions in the set) that begin at the label frames `starts`, mixed as `mix` says.
+
+        Waveforms are multiplied by `gain` ([clips] float32) before they are mixed.
+        """
         ids = [self.clips.ids[i] for i in clips.tolist()]
         wave = self.waveforms(clips, starts)
+        if gain is not None:
+            wave.mul_(self._tensor(gain)[:, None])
         lengths = np.clip(self.clips.samples[clips] - starts * FRAME_SAMPLES, 0, self.n_samples)
-        probabilities = None if soft is None else self.soft(ids, soft)
+        probabilities, known = (None, None) if soft is None else self.soft(ids, soft)
         share = np.ones(len(clips), np.float32)
         if mix is not None:
             share[mix.rows] = mix.share
             self._mix_waves(wave, mix)
             theirs = np.clip(self.clips.samples[mix.partners] - mix.starts * FRAME_SAMPLES, 0, self.n_samples)
             lengths[mix.rows] = np.maximum(lengths[mix.rows], theirs)
-            if soft is not None and probabilities is not None:
-                other = self.soft([self.clips.ids[i] for i in mix.partners.tolist()], soft)
-                rows, weight = self._tensor(mix.rows), self._tensor(mix.share)[:, None, None]
+            if soft is not None and probabilities is not None and known is not None:
+                other, theirs_known = self.soft([self.clips.ids[i] for i in mix.partners.tolist()], soft)
+                rows, part = self._tensor(mix.rows), self._tensor(mix.share)
+                weight = part.view(-1, *[1] * (probabilities.ndim - 1))
                 probabilities[rows] = probabilities[rows] * weight + other * (1 - weight)
+                known[rows] = known[rows] * part + theirs_known * (1 - part)
         frames, whole = self.labels(clips, starts, share, mix)
         return Batch(
             ids,
@@ -210,6 +230,7 @@ class Cutter:
             whole,
             probabilities,
             self._tensor(self.clips.has_frames[clips]),
+            known,
         )
 
     def labels(
@@ -251,6 +272,8 @@ class Cutter:
     def _mix_waves(self, wave: Tensor, mix: Mix) -> None:
         """Mix partners into rows of `wave`, in place. The means of both are removed, so the sum has zero mean too."""
         mine, theirs = wave[self._tensor(mix.rows)], self.waveforms(mix.partners, mix.starts)
+        if mix.gain is not None:
+            theirs.mul_(self._tensor(mix.gain)[:, None])
         weight = self._tensor(mix.share)[:, None]
         mine.sub_(mine.mean(1, keepdim=True)).mul_(weight)
         theirs.sub_(theirs.mean(1, keepdim=True)).mul_(1 - weight)
@@ -259,6 +282,13 @@ class Cutter:
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device)
 
-    def soft(self, ids: list[str], soft: SoftSource) -> Float[Tensor, "batch classes frames"]:
-        """Soft labels of clips, for cuts that begin at 0."""
-        return torch.as_tensor(soft.rows(ids), dtype=torch.float32).to(self.device)
+    def soft(
+        self, ids: list[str], soft: SoftSource
+    ) -> tuple[Float[Tensor, "batch classes *frames"], Float[Tensor, " batch"]]:
+        """Soft labels of clips, for cuts that begin at 0: zeros for clips without any; and which clips have some."""
+        values = torch.as_tensor(soft.rows(ids), dtype=torch.float32)
+        known = ~values.flatten(2)[..., 0].isnan().all(1) if values.ndim > 2 else ~values.isnan().all(1)
+        if not bool(known.all()):
+            values = values.clone()
+            values[~known] = 0.0
+        return values.to(self.device), known.float().to(self.device)

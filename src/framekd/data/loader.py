@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -27,8 +28,8 @@ class Loader:
 
     Args:
         clips: the training set.
-        recipe: epochs, epoch_clips, batch_size, sampler, sampler_offset, replacement, random_crop, augment.wavmix and
-            augment.wavmix_alpha are used.
+        recipe: epochs, epoch_clips, batch_size, sampler, sampler_offset, replacement, random_crop, augment.wavmix,
+            augment.wavmix_alpha and augment.gain_db are used.
         n_frames: length of a cut in label frames.
         soft: soft labels, for distillation.
         device, resident: see :class:`Cutter`.
@@ -96,7 +97,15 @@ class Loader:
         rng = np.random.default_rng([self.seed, _STEP, step])
         starts = rng.integers(0, self._slack[clips] + 1)
         mix = self._mix(len(clips), rng) if self.recipe.augment.wavmix > 0 else None
-        return self.cutter.batch(clips, starts, soft=self.soft_source, mix=mix)
+        gain = self._gain(len(clips), rng)
+        if mix is not None:
+            mix = replace(mix, gain=self._gain(len(mix.rows), rng))
+        return self.cutter.batch(clips, starts, soft=self.soft_source, mix=mix, gain=gain)
+
+    def _gain(self, n: int, rng: np.random.Generator) -> np.ndarray | None:
+        """Factors of `n` waveforms, uniform in dB: float32; None without gain_db."""
+        most = self.recipe.augment.gain_db
+        return (10.0 ** (rng.uniform(-most, most, n) / 20.0)).astype(np.float32) if most > 0 else None
 
     def _mix(self, n: int, rng: np.random.Generator) -> Mix | None:
         """Draw what is mixed into a batch of `n` clips; None if nothing is."""

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
+import numpy as np
 
-from framekd.config import UserError
+from framekd import checkpoints
+from framekd.clip_soft_labels import check_kind, write_clip_logits
+from framekd.data import chunks
 from framekd.ensemble import write_ensemble
 from framekd.fetch import fetch
-from framekd.inference import default_device
+from framekd.files import replacing
+from framekd.inference import batch_logits, default_device
 from framekd.jobs import EnsembleJob, SoftLabelsJob
-from framekd.pipeline.train import strong_clips
+from framekd.pipeline.train import strong_clips, weak_clips
 
 
 def average(job: EnsembleJob, *, inputs: Mapping[str, Any], out: str) -> None:
@@ -23,9 +26,19 @@ def average(job: EnsembleJob, *, inputs: Mapping[str, Any], out: str) -> None:
     write_ensemble(out, members, clips, classes=clips.classes, batch_size=job.batch_size, device=default_device())
 
 
+def average_clips(*, inputs: Mapping[str, Any], out: str) -> None:
+    """Average the clip logits of models trained on AudioSet Weak on all of its training clips."""
+    clips = weak_clips(inputs)
+    device = default_device()
+    models = [checkpoints.load_checkpoint(Path(weights).parent)[0].to(device).eval() for weights in inputs["weights"]]
+    batches = batch_logits(models, chunks(clips, 64), device=device)
+    mean = [sum(whole.cpu().numpy() for _, whole in found) / len(models) for _, found in batches]
+    with replacing(out) as part:
+        write_clip_logits(part, clips.ids, np.concatenate(mean), clips.classes)
+
+
 def fetch_soft_labels(job: SoftLabelsJob, *, out: str) -> None:
     """Fetch a ready-made file of soft labels to `out`; a broken fetch is resumed, and the sum is recorded beside."""
     path = fetch(job.url, out, sha256=job.sha256)
-    if not h5py.is_hdf5(path):
-        raise UserError(f"{job.url} is no HDF5 file; write the address of the file itself, not of a page")
+    check_kind(path, job.url)
     print(Path(f"{out}.sha256").read_text().strip())

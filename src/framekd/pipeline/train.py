@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from framekd import checkpoints
+from framekd.clip_soft_labels import ClipSoftLabels
 from framekd.config import SEARCH, Recipe, UserError
 from framekd.data import ClipSet, Loader, chunks, strong_set, weak_set
 from framekd.ensemble import SoftLabels
@@ -54,7 +55,8 @@ def train_weak(job: Step2Job, *, inputs: Inputs, weights: Sequence[str], process
 
     Args:
         job: the recipe of each model.
-        inputs: stores, segments, class_labels, and `weights` to start from, by model.
+        inputs: stores, segments, class_labels; `weights` to start from, by model; `soft_labels`: the logits of clips
+            and (of .npy) their index, or nothing.
         weights: outputs, by model.
         processes: how many train a model together.
     """
@@ -73,9 +75,8 @@ def leave_if(late: str | None) -> None:
 
 def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory: Path) -> str | None:
     recipe = job.recipes[name]
-    classes = read_weak_classes(inputs["class_labels"])
-    store = Store(inputs["stores"])
-    clips = weak_set(store, inputs["segments"], classes)
+    clips = weak_clips(inputs)
+    soft = clip_soft_labels(inputs, clips) if recipe.distillation_weight > 0 else None
     model = start_from(start, clips, recipe, generator=torch_generator(job.seed, "init"))
     kept, sample = hold_out(clips, None, job.watch)
 
@@ -84,23 +85,39 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
             start,
             seed=job.seed,
             recipe=recipe.model_dump(mode="json"),
+            soft_labels=None if soft is None else {"file": str(soft.path), "clips": soft.known},
             **result.provenance,
         )
-        checkpoints.save_checkpoint(directory, model, classes=classes.names, provenance=note)
+        checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
 
     return fit(
         model,
-        Loader(kept, recipe, seed=job.seed),
+        Loader(kept, recipe, seed=job.seed, soft=soft),
         recipe,
         lr=recipe.rate(name),
         seed=job.seed,
-        objective=Objective("weak"),
+        objective=Objective("weak", distillation_weight=recipe.distillation_weight),
         directory=directory,
         watch=watched_clips(kept, sample, job.watch, weak_metrics),
         finish=finish,
         identity={"start": str(start), "clips": len(kept)},
         options=RunOptions(tracking=job.tracking),
     ).signal
+
+
+def weak_clips(inputs: Inputs) -> ClipSet:
+    """AudioSet Weak's training clips that are stored."""
+    return weak_set(Store(inputs["stores"]), inputs["segments"], read_weak_classes(inputs["class_labels"]))
+
+
+def clip_soft_labels(inputs: Inputs, clips: ClipSet) -> ClipSoftLabels:
+    """The soft labels of Step 2; prints how many of `clips` have some. UserError if none has."""
+    logits, *index = inputs["soft_labels"]
+    soft = ClipSoftLabels(logits, clips.ids, clips.classes, index=next(iter(index), None))
+    if is_main():
+        rest = f"the other {len(clips) - soft.known} are trained on labels alone"
+        print(f"{logits}: soft labels for {soft.known} of {len(clips)} training clips; {rest}", flush=True)
+    return soft
 
 
 # Step 3 -----------------------------------------------------------------------------------------------------------

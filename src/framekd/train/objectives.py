@@ -48,7 +48,8 @@ class Objective:
                 f"distillation_weight is {self.distillation_weight:g}, but the batches have no soft labels; "
                 "give the loader an ensemble or write distillation_weight: 0.0"
             )
-        return distillation(logits, labels[rows], batch.soft_labels[rows], weight=self.distillation_weight)
+        share = None if batch.soft_share is None else batch.soft_share[rows]
+        return distillation(logits, labels[rows], batch.soft_labels[rows], weight=self.distillation_weight, share=share)
 
     def _both(self, frames: Tensor, clips: Tensor, batch: Any, rows: slice) -> Tensor:
         strongly = batch.has_frame_labels

@@ -1,0 +1,8 @@
+"""Average the clip logits of models that were trained on weak labels."""
+
+from framekd.pipeline import job_log, named
+
+with job_log(snakemake):
+    from framekd.pipeline.ensemble import average_clips
+
+    average_clips(inputs=named(snakemake.input), out=snakemake.output[0])
