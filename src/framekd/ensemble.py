@@ -176,7 +176,7 @@ class _Target:
     def _resumed(self) -> int:
         if not (self.note.is_file() and self.file.is_file()):
             return 0
-        state = json.loads(self.note.readtext())
+        state = json.loads(self.note.read_text())
         done = state.pop("done")
         return done if state == self.about else 0
 

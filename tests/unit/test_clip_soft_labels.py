@@ -370,7 +370,8 @@ def audioset(tmp_path_factory):
     rows = "".join(f'{i},{mid},"{name}"\n' for i, (mid, name) in enumerate(zip(CLASSES.mids, CLASSES.names)))
     (folder / "classes.csv").write_text(f"index,mid,display_name\n{rows}")
     start = folder / "step1" / "tiny" / "model.safetensors"
-    job = CheckpointJob(version=1, step="step1", models=["tiny"], sizes={"tiny": SIZES}, published={}, seed=3)
+    models = {"models": ["tiny"], "sizes": {"tiny": SIZES}, "front_ends": {"tiny": {}}}
+    job = CheckpointJob(version=1, step="step1", **models, published={}, seed=3)
     make_checkpoints(job, weights=[str(start)])
     return {
         "stores": [str(folder / "0000.h5")],
