@@ -18,12 +18,14 @@ from framekd.config import (
     Task,
     Tracking,
     TrainRecipe,
+    Watch,
 )
 from framekd.config.base import Block, field
 
 Stage = Literal["teachers", "students"]
+Group = Literal["strong", "eval", "weak"]
 Step = Literal["step1", "step2"]
-Table = Literal["table1", "teachers", "table2"]
+Table = Literal["table1", "teachers", "table2", "step2"]
 
 
 class Job(Block):
@@ -48,9 +50,9 @@ class LabelsJob(Job):
 
 
 class ClipsJob(Job):
-    """List the wanted clips."""
+    """List the wanted clips of one group."""
 
-    weak: bool
+    group: Group
     weak_splits: list[str]
     expected_classes: tuple[int, int, int] | None
     shards: int
@@ -68,9 +70,10 @@ class AcquireJob(Job):
 
 
 class GateJob(Job):
-    """Count what was acquired, and stop if it is too little."""
+    """Count what was acquired of the published lists `splits`, and stop if it is too little."""
 
-    min_clips: int
+    splits: list[str]
+    min_share: float
 
 
 class CheckpointJob(Job):
@@ -79,6 +82,7 @@ class CheckpointJob(Job):
     step: Step
     models: list[str] = field([], "in the order of the outputs", inert=True)
     sizes: dict[str, dict[str, Any]]
+    front_ends: dict[str, dict[str, Any]]
     published: dict[str, External]
     seed: int | None
     downloads: str = field("", "folder that keeps fetched files", inert=True)
@@ -90,6 +94,7 @@ class Step2Job(Job):
 
     recipes: dict[str, TrainRecipe]
     seed: int
+    watch: Watch = Watch(every_epochs=0)
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
 
 
@@ -104,6 +109,8 @@ class TrainJob(Job):
     seeds: list[int] = field([], "in the order of the outputs", inert=True)
     sequence_model: Literal["bigru"] | None
     missing_clips: Literal["refuse", "labels"]
+    watch: Watch = Watch(every_epochs=0)
+    watch_median_seconds: float = field(0.48, "median filter of the scores of a watched training", inert=True)
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
 
 
@@ -142,9 +149,18 @@ class EvaluateJob(Job):
     stage: Stage
     setting: str
     models: list[tuple[str, int]]
+    subset: str | None
     median_seconds: float
     batch_size: int
     cross_check: int = field(0, "classes that sed_scores_eval scores too", inert=True)
+
+
+class EvaluateStep2Job(Job):
+    """Score the clip predictions of one model's Step 2 checkpoint on AudioSet Weak's evaluation clips."""
+
+    model: str
+    source: Literal["trained here", "published"]
+    batch_size: int
 
 
 class DownstreamJob(Job):
@@ -157,7 +173,7 @@ class DownstreamJob(Job):
 
 
 class TableJob(Job):
-    """Write a table of the paper from the scores of `settings` (Table II: of its tasks)."""
+    """Write a table of the paper from the scores of `settings` (Table II: of its tasks; Step 2: of its models)."""
 
     table: Table
     settings: list[str]

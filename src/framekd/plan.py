@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from framekd import jobs
-from framekd.config import Recipe, Student, Teacher, UserError, identity
+from framekd.config import Recipe, Student, Teacher, UserError, Watch, identity
 from framekd.graph import Graph, Pack
 from framekd.versions import VERSIONS
 
@@ -71,26 +71,31 @@ class Plan(Graph):
         audioset = self.config.audioset
         return jobs.ClipsJob(
             version=VERSIONS["acquire"],
-            weak=audioset.weak,
-            weak_splits=audioset.weak_splits,
+            group=wildcards.group,
+            weak_splits=audioset.weak_splits if wildcards.group == "weak" else [],
             expected_classes=audioset.expected_classes,
-            shards=audioset.download.shards,
+            shards=audioset.download.shards[wildcards.group],
         )
 
     def acquire_job(self, wildcards: Any) -> jobs.AcquireJob:
         audioset = self.config.audioset
+        shards = {wildcards.group: audioset.download.shards[wildcards.group]}  # of other groups: no reason to rerun
         return jobs.AcquireJob(
             version=VERSIONS["acquire"],
             shard=int(wildcards.shard),
             folders=audioset.folders,
             hdf5=audioset.hdf5,
             encoding=audioset.encoding,
-            download=audioset.download,
+            download=audioset.download.model_copy(update={"shards": shards}),
             media=f"{self.data}/miniature/audioset/media" if self.config.miniature else None,
         )
 
     def gate_job(self, wildcards: Any) -> jobs.GateJob:
-        return jobs.GateJob(version=VERSIONS["acquire"], min_clips=self.config.audioset.min_clips)
+        audioset, group = self.config.audioset, wildcards.group
+        lists = {"strong": ["strong_train"], "eval": ["strong_eval"]}.get(
+            group, [f"weak_{name}" for name in [*audioset.weak_splits, "eval"]]
+        )
+        return jobs.GateJob(version=VERSIONS["acquire"], splits=lists, min_share=audioset.min_share)
 
     def checkpoint_job(self, wildcards: Any, step: jobs.Step, pack: Pack) -> jobs.CheckpointJob:
         block = self.config.step1 if step == "step1" else self.config.step2
@@ -105,6 +110,7 @@ class Plan(Graph):
             step=step,
             models=models,
             sizes={model: self.config.model_sizes(model) for model in models},
+            front_ends={model: self.config.front_ends.of(model) for model in models},
             published={model: published[model] for model in models if model in published},
             seed=None if published else self.config.step1.seed,
             downloads=f"{self.data}/checkpoints",
@@ -117,6 +123,7 @@ class Plan(Graph):
             version=VERSIONS["train"],
             recipes={model: step2.recipe.of(model) for model in pack.of(wildcards)},
             seed=step2.seed,
+            watch=self.config.watch,
             tracking=self.config.tracking,
         )
 
@@ -132,6 +139,8 @@ class Plan(Graph):
             sequence_model=block.sequence_model if isinstance(block, Teacher) else None,
             # Another site made a ready-made file from its own clips: ours that it lacks are trained on labels.
             missing_clips="labels" if ready_made else "refuse",
+            watch=self.config.watch,
+            watch_median_seconds=self.config.evaluation.median_seconds,
             tracking=self.config.tracking,
         )
 
@@ -140,7 +149,7 @@ class Plan(Graph):
         recipe = train.recipes[wildcards.model].model_copy(update={"learning_rate": float(wildcards.rate)})
         return jobs.SearchJob(
             version=VERSIONS["search"],
-            train=train.model_copy(update={"recipes": {wildcards.model: recipe}}),
+            train=train.model_copy(update={"recipes": {wildcards.model: recipe}, "watch": Watch(every_epochs=0)}),
             model=wildcards.model,
             search=self.block(stage, wildcards.setting).search.model_copy(update={"grid": [float(wildcards.rate)]}),
             median_seconds=self.config.evaluation.median_seconds,
@@ -165,9 +174,18 @@ class Plan(Graph):
             stage=wildcards.stage,
             setting=wildcards.setting,
             models=self.members,
+            subset=block.subset,
             median_seconds=block.median_seconds,
             batch_size=block.batch_size,
             cross_check=block.cross_check,
+        )
+
+    def evaluate_step2_job(self, wildcards: Any) -> jobs.EvaluateStep2Job:
+        return jobs.EvaluateStep2Job(
+            version=VERSIONS["evaluate"],
+            model=wildcards.model,
+            source="trained here" if wildcards.model in self.step2_trained else "published",
+            batch_size=self.config.evaluation.batch_size,
         )
 
     def downstream_job(self, wildcards: Any, pack: Pack) -> jobs.DownstreamJob:
@@ -185,7 +203,7 @@ class Plan(Graph):
         )
 
     def table_job(self, wildcards: Any, table: jobs.Table) -> jobs.TableJob:
-        settings = {"table1": list(self.settings), "teachers": self.teacher_settings, "table2": []}[table]
+        settings = {"table1": list(self.settings), "teachers": self.teacher_settings}.get(table, [])
         miniature = self.config.miniature is not None
         return jobs.TableJob(version=VERSIONS["tables"], table=table, settings=settings, miniature=miniature)
 

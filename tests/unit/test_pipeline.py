@@ -16,7 +16,8 @@ from framekd.models import build_model
 from framekd.pipeline import job_log
 from framekd.pipeline.checkpoints import make_checkpoints, start_from
 from framekd.pipeline.evaluate import score
-from framekd.pipeline.train import split, weak_map
+from framekd.pipeline.train import split
+from framekd.pipeline.watch import weak_map
 
 CLASSES = ClassList.of(["a", "b", "c"])
 
@@ -108,7 +109,7 @@ def mean_model(models):
     first, second = models
 
     class Mean(torch.nn.Module):
-        name = "mean"
+        name, encoder = "mean", first.encoder
 
         def frontend(self, waveform, **_):
             return first.frontend(waveform)
@@ -131,12 +132,13 @@ def test_mean_average_precision_after_step_2_is_scikit_learns(clips):
         scores = model(model.frontend(wave))[1].numpy()
     truth = np.array([[name in labels[clip] for name in ("a", "b")] for clip in clips.ids])
     expected = np.mean([average_precision_score(truth[:, c], scores[:, c]) for c in range(2)])
-    assert weak_map(model, weak) == pytest.approx(expected, abs=1e-9) and 0.2 < expected < 1
+    assert weak_map(model, weak).value == pytest.approx(expected, abs=1e-9) and 0.2 < expected < 1
 
 
 def checkpoint_job(**values):
     about = {"version": 1, "step": "step1", "models": ["tiny"], "sizes": {"tiny": {}}, "published": {}, "seed": None}
-    return CheckpointJob(**about | values)
+    front_ends = {name: {} for name in values.get("models", ["tiny"])}
+    return CheckpointJob(**about | {"front_ends": front_ends} | values)
 
 
 def test_step_1_takes_a_published_file_from_its_address(tmp_path):

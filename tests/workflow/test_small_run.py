@@ -64,6 +64,9 @@ def test_every_result_is_there_and_every_cell_is_filled(done):
     assert len(table2) == 2 * 3 * 2 * 3
     for row in (*table1, *table2):
         assert 0 <= float(row["mean"]) <= 100 and int(row["n"]) >= 2 and row["std"] != "", row
+    step2 = rows(out / "step2.csv")
+    assert [(r["model"], r["source"]) for r in step2] == [(m, "trained here") for m in ("ATST-F", "fPaSST")]
+    assert all(0 < float(r["map"]) <= 100 and int(r["clips"]) > 0 and int(r["classes"]) > 0 for r in step2)
     # Barely trained models find little, but not nothing, and not all the same.
     found = [float(row["mean"]) for row in (*table1, *table2)]
     assert sum(value > 0 for value in found) >= 5 and len(set(found)) >= 5, found
@@ -74,7 +77,8 @@ def test_a_second_run_has_nothing_to_do(done):
 
 
 def test_clips_that_are_missing_or_broken_are_recorded_and_not_fatal(done):
-    states = {r["state"] for r in _tsv(done / "results/tiny/data/coverage.tsv")}
+    gates = [done / f"results/tiny/data/coverage/{group}.tsv" for group in ("strong", "eval", "weak")]
+    states = {r["state"] for path in gates for r in _tsv(path)}
     assert {"ok", "gone"} < states
 
 
@@ -88,8 +92,27 @@ ALL_TABLES = {**TABLE1, "teachers": 1, "table2": 1}
 # What follows from teachers, students, Step 2 and new audio, with the jobs of the change itself.
 FROM_STUDENTS = {"student": 3, "evaluate": 3, "downstream": 3, **TABLE1, "table2": 1}
 FROM_TEACHERS = {"teacher": 3, "ensemble": 3, "student": 3, "evaluate": 6, "downstream": 3, **ALL_TABLES}
-FROM_STEP2 = {"step2": 1, "teacher": 2, "ensemble": 2, "student": 2, "evaluate": 4, "downstream": 6, **ALL_TABLES}
-TRAININGS = {"step2": 1, "teacher": 3, "ensemble": 3, "student": 4, "evaluate": 7, "downstream": 6, **ALL_TABLES}
+STEP2_SCORES = {"evaluate_step2": 2, "table_step2": 1}
+FROM_STEP2 = {
+    "step2": 1,
+    **STEP2_SCORES,
+    "teacher": 2,
+    "ensemble": 2,
+    "student": 2,
+    "evaluate": 4,
+    "downstream": 6,
+    **ALL_TABLES,
+}
+TRAININGS = {
+    "step2": 1,
+    **STEP2_SCORES,
+    "teacher": 3,
+    "ensemble": 3,
+    "student": 4,
+    "evaluate": 7,
+    "downstream": 6,
+    **ALL_TABLES,
+}
 
 
 @pytest.mark.parametrize(
@@ -101,18 +124,19 @@ TRAININGS = {"step2": 1, "teacher": 3, "ensemble": 3, "student": 4, "evaluate": 
         # the teachers of `proposed` are then those of without_rnn, which are scored once
         ("teacher: {sequence_model: null}", {**FROM_TEACHERS, "teacher": 2, "ensemble": 2, "evaluate": 5}),
         ("step2: {recipe: {augment: {mixup: 0.3}}}", FROM_STEP2),
-        ("recipe: {clip_gradient: 1.0}", {**TRAININGS, "student": 3, "downstream": 9}),
+        ("recipe: {clip_gradient: 1.0}", {**TRAININGS, "student": 3, "evaluate": 6, "downstream": 9}),
         ("step1: {seed: 5}", {"step1": 1, **TRAININGS, "downstream": 9}),
         ("sizes: {all: {width: 64}}", {"step1": 1, **TRAININGS, "downstream": 9}),
-        ("seeds: [1, 3]", {k: v for k, v in TRAININGS.items() if k != "step2"} | {"downstream": 3}),
+        ("seeds: [1, 3]", {k: v for k, v in TRAININGS.items() if "step2" not in k} | {"downstream": 3}),
         ("evaluation: {median_seconds: 0.36}", {"evaluate": 7, **TABLE1, "teachers": 1}),
-        ("evaluation: {batch_size: 10}", {**FROM_TEACHERS, "evaluate": 7} | {"teacher": 0}),
+        ("evaluation: {batch_size: 10}", {**FROM_TEACHERS, "evaluate": 7, **STEP2_SCORES} | {"teacher": 0}),
         ("evaluation: {alpha: 0.1}", {"significance": 1}),
         ("downstream: {DESED: {frozen: {epochs: 2}}}", {"downstream": 3, "table2": 1}),
         ("downstream: {MAESTRO: {median_seconds: 0.2}}", {"downstream": 3, "table2": 1}),
         ("downstream: {modes: [frozen]}", {"downstream": 9, "table2": 1}),
-        ("audioset: {encoding: flac}", {"acquire": 2, "gate": 1, **TRAININGS}),
-        ("audioset: {min_clips: 2}", {"gate": 1}),
+        ("audioset: {encoding: flac}", {"acquire": 4, "gate": 3, **TRAININGS}),
+        ("audioset: {download: {shards: {weak: 2}}}", {"clips": 1, "acquire": 2, "gate": 1, **FROM_STEP2}),
+        ("audioset: {min_share: 0.5}", {"gate": 3}),
         ("miniature: {dcase16_files: 6}", {"miniature": 1, "downstream": 3, "table2": 1}),
         ("settings: {without_step2: null}", {**TABLE1, "teachers": 1}),
         # What cannot change a result reruns nothing.
@@ -131,18 +155,21 @@ def test_a_change_of_the_configuration_reruns_what_uses_it_and_what_follows(done
     assert found == {rule: n for rule, n in expected.items() if n}
 
 
-NOT_READ_BY_STEP1 = {"clips": 1, "acquire": 2, "gate": 1, **TRAININGS}
+NOT_READ_BY_STEP1 = {"clips": 3, "acquire": 4, "gate": 3, **TRAININGS}
 
 
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
         ("results/tiny/data/labels/audioset_eval_strong.tsv", NOT_READ_BY_STEP1),
-        ("results/tiny/data/store/0000.h5", TRAININGS),
-        ("results/tiny/data/store/0001.manifest.tsv", {"gate": 1}),
+        ("results/tiny/data/store/strong/0000.h5", TRAININGS),
+        ("results/tiny/data/store/eval/0000.h5", {**FROM_STEP2, "evaluate": 7}),
+        ("results/tiny/data/store/weak/0000.h5", FROM_STEP2),
+        ("results/tiny/data/store/strong/0001.manifest.tsv", {"gate": 2}),  # of AudioSet Weak too
+        ("results/tiny/data/store/weak/0000.manifest.tsv", {"gate": 1}),
         (
             "results/tiny/checkpoints/step2/fPaSST/model.safetensors",
-            {k: v for k, v in FROM_STEP2.items() if k != "step2"},
+            {k: v for k, v in FROM_STEP2.items() if k != "step2"} | {"evaluate_step2": 1},
         ),
         ("results/tiny/students/li_et_al/ATST-F/seed1/model.safetensors", {"evaluate": 1, **TABLE1}),
         ("results/tiny/students/proposed/fPaSST/seed2/history.jsonl", {"report": 1}),
@@ -182,7 +209,7 @@ def test_the_ensemble_is_the_mean_of_its_teachers(done):
     from framekd.store import Store
 
     out = done / "results/tiny"
-    store = Store(sorted((out / "data/store").glob("*.h5")))
+    store = Store(sorted((out / "data/store/strong").glob("*.h5")))
     with h5py.File(out / "ensembles/proposed.h5") as file:
         clips, found = [name.decode() for name in file["clip_ids"][:3]], file["strong_logits"][:3].astype(np.float32)
     import torch

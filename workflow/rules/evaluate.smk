@@ -3,7 +3,8 @@ rule evaluate:
     input:
         unpack(lambda w: plan.models(w.stage, w.setting)),
         **plan.clips("eval"),
-        coverage=ancient(f"{D}/coverage.tsv"),
+        coverage=ancient(plan.coverage("eval")),
+        subsets=plan.miniature("audioset"),
     output:
         table=f"{R}/evaluation/{{stage}}/{{setting}}.csv",
         per_class=f"{R}/evaluation/{{stage}}/{{setting}}.per_class.csv",
@@ -84,3 +85,43 @@ rule significance:
         **plan.params(plan.significance_job),
     script:
         "../../scripts/significance.py"
+
+
+# Step 2: mAP of the clip predictions, for models that are trained here and for published ones with a clip head.
+rule evaluate_step2:
+    input:
+        **plan.weak_evaluation(),
+        coverage=ancient(f"{D}/coverage.tsv"),
+        weights=f"{R}/checkpoints/step2/{{model}}/model.safetensors",
+        specs=f"{R}/checkpoints/step2/{{model}}/spec.json",
+    output:
+        f"{R}/evaluation/step2/{{model}}.csv",
+    log:
+        f"{R}/logs/evaluation/step2/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/evaluation/step2/{{model}}.tsv"
+    conda:
+        "../envs/framekd.yaml"
+    threads: plan.threads("evaluate")
+    resources:
+        **plan.resources("evaluate"),
+    params:
+        **plan.params(plan.evaluate_step2_job),
+    script:
+        "../../scripts/evaluate_step2.py"
+
+
+use rule table1 as table_step2 with:
+    input:
+        scores=plan.step2_scores,
+        published="config/published/step2.csv",
+    output:
+        csv=f"{R}/step2.csv",
+        md=f"{R}/step2.md",
+        tex=f"{R}/step2.tex",
+    log:
+        f"{R}/logs/tables/step2.log",
+    benchmark:
+        f"{R}/benchmarks/tables/step2.tsv"
+    params:
+        **plan.params(plan.table_job, "step2"),

@@ -314,6 +314,7 @@ def summarise(clips: Sequence[Clip], library: Library, pools: dict[str, Pool], *
         "clips": dict(Counter(c.split for c in clips)),
         "classes": len(library.evaluated),
         "events": counts,
+        "eval_subsets": {split: sorted(c.id for c in clips if c.split == split) for split in SUBSETS},
         "sources": {split: len(pool.sources()) for split, pool in pools.items()},
         "media": dict(sorted(Counter(c.extension for c in clips if c.state != "missing").items())),
         "missing": sorted(c.id for c in clips if c.state == "missing"),

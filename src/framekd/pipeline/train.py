@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from framekd import checkpoints, metrics
+from framekd import checkpoints
 from framekd.config import SEARCH, Recipe, UserError
 from framekd.data import ClipSet, Loader, chunks, strong_set, weak_set
 from framekd.ensemble import SoftLabels
-from framekd.inference import batch_logits, default_device
+from framekd.inference import default_device
 from framekd.jobs import Step2Job, TrainJob
 from framekd.labels import ClassList, derive_classes, read_display_names, read_strong, read_weak_classes
 from framekd.models import FrameModel
 from framekd.pipeline.checkpoints import provenance, start_from
+from framekd.pipeline.watch import hold_out, strong_metrics, watched_clips, weak_metrics
 from framekd.store import Store
 from framekd.train import (
     Fit,
@@ -48,11 +50,11 @@ def processes(gpus: int) -> int:
 
 
 def train_weak(job: Step2Job, *, inputs: Inputs, weights: Sequence[str], processes: int = 1) -> None:
-    """Train each model of `job` on clip labels, and record its mAP on AudioSet Weak's evaluation clips.
+    """Train each model of `job` on clip labels.
 
     Args:
         job: the recipe of each model.
-        inputs: stores, segments, eval_segments, class_labels, and `weights` to start from, by model.
+        inputs: stores, segments, class_labels, and `weights` to start from, by model.
         weights: outputs, by model.
         processes: how many train a model together.
     """
@@ -75,40 +77,30 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
     store = Store(inputs["stores"])
     clips = weak_set(store, inputs["segments"], classes)
     model = start_from(start, clips, recipe, generator=torch_generator(job.seed, "init"))
+    kept, sample = hold_out(clips, None, job.watch)
 
     def finish(result: Fit) -> None:
-        score = weak_map(model, weak_set(store, inputs["eval_segments"], classes))
         note = provenance(
             start,
             seed=job.seed,
             recipe=recipe.model_dump(mode="json"),
-            mean_average_precision=score,
             **result.provenance,
         )
         checkpoints.save_checkpoint(directory, model, classes=classes.names, provenance=note)
 
     return fit(
         model,
-        Loader(clips, recipe, seed=job.seed),
+        Loader(kept, recipe, seed=job.seed),
         recipe,
         lr=recipe.rate(name),
         seed=job.seed,
         objective=Objective("weak"),
         directory=directory,
+        watch=watched_clips(kept, sample, job.watch, weak_metrics),
         finish=finish,
-        identity={"start": str(start), "clips": len(clips)},
+        identity={"start": str(start), "clips": len(kept)},
         options=RunOptions(tracking=job.tracking),
     ).signal
-
-
-def weak_map(model: FrameModel, clips: ClipSet) -> float | None:
-    """Mean average precision (0..1) of clip logits on `clips`; None if no class has an example."""
-    scores, labels = [], []
-    for batch, [(_, clip_logits)] in batch_logits([model], chunks(clips, 64), device=default_device()):
-        assert batch.clip_labels is not None
-        scores.append(clip_logits.cpu())
-        labels.append(batch.clip_labels)
-    return metrics.mean_average_precision(torch.cat(scores).numpy(), torch.cat(labels).numpy()).value
 
 
 # Step 3 -----------------------------------------------------------------------------------------------------------
@@ -178,6 +170,7 @@ def train_one(
     generator = torch_generator(seed, "init")
     model = start_from(start, clips, recipe, sequence_model=job.sequence_model, generator=generator)
     kept, held = split(clips, recipe.validation_share, seed=seed)
+    kept, sample = hold_out(kept, held, job.watch)
     validation = None
     if len(held):
         validation = Validation(
@@ -195,6 +188,7 @@ def train_one(
         objective=Objective("strong", distillation_weight=recipe.distillation_weight),
         directory=directory,
         validation=validation,
+        watch=watched_clips(kept, sample, job.watch, partial(strong_metrics, median_seconds=job.watch_median_seconds)),
         finish=lambda result: finish(model, result),
         identity={"start": str(start), "clips": len(kept)},
         options=RunOptions(tracking=job.tracking),

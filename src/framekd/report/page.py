@@ -150,7 +150,28 @@ def _tables(found: Findings) -> list[dict[str, Any]]:
             out.append({**table, "heads": ["setting"], "columns": models, "groups": [], "lines": lines})
     if "table2" in found.tables:
         out.append(_table2(found.tables["table2"]))
+    if "step2" in found.tables:
+        out.append(_step2(found.tables["step2"]))
     return out
+
+
+def _step2(frame: pd.DataFrame) -> dict[str, Any]:
+    lines = []
+    for row in frame.to_dict("records"):
+        known = not pd.isna(row["map"])
+        cell = _cell({**row, "mean": row["map"], "std": math.nan}) if known else None
+        lines.append(
+            {"heads": [row["model"], row["source"] if known else f"{row['source']}: {row['note']}"], "cells": [cell]}
+        )
+    return {
+        "id": "step2",
+        "heading": "Step 2: mAP",
+        "caption": tables.TITLES["step2"],
+        "heads": ["model", "source"],
+        "groups": [],
+        "columns": ["mAP"],
+        "lines": lines,
+    }
 
 
 def _table2(frame: pd.DataFrame) -> dict[str, Any]:
@@ -284,7 +305,7 @@ def _times(found: Findings) -> dict[str, Any] | None:
 
 def _figures(found: Findings, threshold: float | None, models: list[str]) -> dict[str, Any]:
     """All figures, as SVG text."""
-    out: dict[str, Any] = {"settings": None, "classes": [], "curves": [], "examples": []}
+    out: dict[str, Any] = {"settings": None, "classes": [], "curves": [], "warnings": [], "examples": []}
     if "table1" in found.tables:
         titles = {name: tables.title_of(name) for name in found.tables["table1"]["setting"]}
         out["settings"] = figures.setting_dots(found.tables["table1"], titles)
@@ -307,11 +328,26 @@ def _figures(found: Findings, threshold: float | None, models: list[str]) -> dic
         titled = {(tables.title_of(a), b, c): runs[a, b, c] for a, b, c in order}
         label = f"training loss, {stage}, {len(runs)} runs"
         out["curves"].append({"name": label, "svg": figures.curves(titled, column=column, label=label)})
+        for watched, metric in (("watch/psds1", "PSDS1"), ("watch/map", "mAP")):
+            if any(watched in frame for frame in titled.values()):
+                label = f"{metric} on clips held out of training, {stage}"
+                out["curves"].append({"name": label, "svg": figures.curves(titled, column=watched, label=label)})
+        out["warnings"] += learnt_nothing(stage, titled)
     for examples in found.examples:
         level = shown_threshold(examples) if threshold is None else threshold
         drawn = [(clip, figures.timeline(clip, examples, threshold=level)) for clip in examples.clips]
         clips = [{"id": clip.id, "svg": svg, "events": clip.events} for clip, svg in drawn]
         out["examples"].append({"title": examples.title, "clips": clips, "threshold": level})
+    return out
+
+
+def learnt_nothing(stage: str, runs: Mapping[tuple[str, str, str], pd.DataFrame]) -> list[str]:
+    """A sentence per run whose last ``watch/learnt`` is 0."""
+    out = []
+    for name, frame in runs.items():
+        if "watch/learnt" in frame and len(learnt := frame["watch/learnt"].dropna()) and not learnt.iloc[-1]:
+            run = ", ".join(dict.fromkeys(filter(None, (stage, *name))))
+            out.append(f"{run}: has learnt nothing by step {learnt.index[-1]:,}; see its log")
     return out
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 import pandas as pd
 
 from framekd.files import write_text
-from framekd.tables.build import significance, table1, table2, teachers
+from framekd.tables.build import significance, step2, table1, table2, teachers
 from framekd.tables.rows import CHECKPOINT_TITLES, MODES, PUBLISHED, Paths, title_of
 
 MINIATURE_NOTE = (
     "This run used the embedded miniature, not AudioSet, and small models: the published numbers stand beside ours "
     "for reference only, and the two are not comparable."
+)
+
+SUBSETS_NOTE = (
+    'PSDS1 is on new mixtures of sources that were heard in training; "unheard" is on sources that were never heard.'
 )
 
 
@@ -26,7 +30,9 @@ def percent(mean: float, std: float, paper: float) -> str:
 
 def _cell(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
-    return percent(row["mean"], row["std"], row["published"])
+    further = [name.removeprefix("mean_") for name in rows.columns if name.startswith("mean_")]
+    others = [f"{name} {percent(row[f'mean_{name}'], row[f'std_{name}'], math.nan)}" for name in further]
+    return "; ".join([percent(row["mean"], row["std"], row["published"]), *others])
 
 
 def wide_settings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -50,6 +56,15 @@ def wide_table2(frame: pd.DataFrame) -> pd.DataFrame:
             for mode, task in dict.fromkeys(zip(part["mode"], part["task"]))
         }
         rows.append({"model": model, "checkpoint": CHECKPOINT_TITLES.get(checkpoint, checkpoint), **cells})
+    return pd.DataFrame(rows)
+
+
+def wide_step2(frame: pd.DataFrame) -> pd.DataFrame:
+    """Step 2's table for print: a row per model; a model without a score has its reason in place of it."""
+    rows = []
+    for row in frame.to_dict("records"):
+        score = row["note"] if math.isnan(row["map"]) else percent(row["map"], math.nan, row["published"])
+        rows.append({**{key: row[key] for key in ("model", "source")}, "mAP": score, "clips": row["clips"]})
     return pd.DataFrame(rows)
 
 
@@ -78,7 +93,7 @@ def latex(frame: pd.DataFrame, *, title: str, label: str, notes: Iterable[str] =
 def notes_of(*, miniature: bool) -> list[str]:
     """Notes below every table of a run."""
     reading = "Each cell: mean ± sample standard deviation (published value, difference)."
-    return [reading, MINIATURE_NOTE] if miniature else [reading]
+    return [reading, SUBSETS_NOTE, MINIATURE_NOTE] if miniature else [reading]
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None:
@@ -93,6 +108,7 @@ def _write_all(path: Path, frame: pd.DataFrame, wide: pd.DataFrame, *, title: st
 
 
 TITLES = {
+    "step2": "Mean average precision (percent) on AudioSet's evaluation clips after Step 2.",
     "table1": "PSDS1 (percent, without variance penalty) on the evaluation clips, per setting.",
     "teachers": "PSDS1 (percent, without variance penalty) of single teachers and of their ensemble.",
     "table2": "Downstream: DESED PSDS1 with variance penalty; DC16-T2 and MAESTRO onset F-measure at 50 ms (percent).",
@@ -123,6 +139,16 @@ def write_table2(
     """Write Table II to `csv`, and as .md and .tex beside it. paths: .csv of the downstream jobs."""
     frame = table2(paths, published_dir=published_dir)
     _write_all(Path(csv), frame, wide_table2(frame), title=TITLES["table2"], notes=notes_of(miniature=miniature))
+    return frame
+
+
+def write_step2(
+    paths: Iterable[str | Path], csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
+) -> pd.DataFrame:
+    """Write Step 2's table to `csv`, and as .md and .tex beside it. paths: .csv of each model."""
+    frame = step2(paths, published_dir=published_dir)
+    notes = ["Each cell: mAP (published value, difference)."] + ([MINIATURE_NOTE] if miniature else [])
+    _write_all(Path(csv), frame, wide_step2(frame), title=TITLES["step2"], notes=notes)
     return frame
 
 

@@ -4,7 +4,7 @@
 (:mod:`framekd.train.seeds`), so that a run that was killed and continued ends in the same weights.
 """
 
-from framekd.train.loop import Fit, RunOptions, Validation, fit
+from framekd.train.loop import Fit, RunOptions, Validation, WatchedClips, fit
 from framekd.train.objectives import Objective, validation_loss
 from framekd.train.parallel import is_main, launch
 from framekd.train.seeds import derive, numpy_generator, torch_generator
@@ -18,6 +18,7 @@ __all__ = [
     "RunOptions",
     "Stopped",
     "Validation",
+    "WatchedClips",
     "derive",
     "fit",
     "is_main",

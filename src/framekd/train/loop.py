@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,10 @@ Forward = Callable[[nn.Module, Tensor, torch.Generator | None], tuple[Tensor, Te
 """``forward(model, mel, generator)``: frame logits [batch, classes, frames] and clip logits [batch, classes]."""
 
 
+BETTER = 0.98
+"""A model has learnt something if its loss is under this share of the loss of constant predictions."""
+
+
 class Batches(Protocol):
     """Training batches, each a pure function of (seed, step)."""
 
@@ -54,6 +59,44 @@ class Validation:
     every_epochs: int = 5
     select: Literal["last", "best_loss"] = "last"
     patience: int | None = None
+
+
+@dataclass(frozen=True)
+class WatchedClips:
+    """Scores of a training while it runs, on clips that are held out of it. They do not decide which weights are kept.
+
+    Attributes:
+        function: gives metrics of a model: ``watch/loss``, and ``watch/psds1`` or ``watch/map``.
+        every_epochs: epochs between scorings; there is one at the end too.
+        constant_loss: watch/loss of constant predictions, the classes' log odds.
+        learnt_by: share of the steps after which a model that is no better than these has learnt nothing.
+        clips: how many are scored.
+    """
+
+    function: Callable[[nn.Module], Mapping[str, float]]
+    every_epochs: int = 5
+    constant_loss: float = math.inf
+    learnt_by: float = 0.3
+    clips: int = 0
+
+    def judge(self, metrics: Mapping[str, float], *, step: int, total: int) -> dict[str, float]:
+        """The metrics, with ``watch/learnt`` (1 or 0) once enough steps are done."""
+        if step < self.learnt_by * total:
+            return dict(metrics)
+        return {**metrics, "watch/learnt": float(self.warning(metrics, step=step, total=total) is None)}
+
+    def warning(self, metrics: Mapping[str, float], *, step: int, total: int) -> str | None:
+        """What to say of a model that has learnt nothing although enough steps are done."""
+        loss = metrics.get("watch/loss", math.nan)
+        if step < self.learnt_by * total or (loss < BETTER * self.constant_loss and metrics.get("watch/psds1") != 0):
+            return None
+        why = f"the loss is {loss:.4g}, that of constant predictions {self.constant_loss:.4g}"
+        if "watch/psds1" in metrics:
+            why += f"; PSDS1 is {metrics['watch/psds1']:.3g}"
+        return (
+            f"has learnt nothing after {step:,} of {total:,} steps: on {self.clips} clips held out, {why}. "
+            "Look at its learning rate and at its data."
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +151,7 @@ def fit(
     objective: Objective,
     directory: Path | str,
     validation: Validation | None = None,
+    watch: WatchedClips | None = None,
     finish: Callable[[Fit], None] | None = None,
     identity: Mapping[str, Any] | None = None,
     forward: Forward | None = None,
@@ -127,6 +171,7 @@ def fit(
         objective: what is minimised.
         directory: where the run keeps its state and leaves its history.
         validation: None for none.
+        watch: None for none.
         finish: called with the result before the saved state is removed. Write the checkpoint here: then no kill
             loses the run.
         identity: what else the result depends on (data, start). A saved state of another run is not continued.
@@ -145,6 +190,11 @@ def fit(
     about = {"recipe": recipe.model_dump(), "lr": lr, "seed": seed, "steps": total, "objective": str(objective)}
     about["soft"] = getattr(getattr(loader, "soft_source", None), "identity", None)
     about["select"] = (validation.select, validation.patience) if validation else None
+    front_end = getattr(getattr(model, "encoder", None), "front_end", None)
+    if front_end is not None and front_end.switched:
+        about["front_end"] = front_end.switched
+    if watch is not None:
+        about["watch"] = (watch.every_epochs, watch.clips)
     run = digest(model, about | {"more": identity or {}})
     model.to(device).train()
     step = _Step(model, recipe, objective, forward, lr=lr, seed=seed, total=total, world=world, clock=options.clock)
@@ -161,7 +211,13 @@ def fit(
         meter, saved = Meter(device, world), time.monotonic()
         bar = _bar(directory, done, total, batch_size=recipe.batch_size, show=options.progress and world.main)
         leaving.callback(bar.close)
-        every = validation.every_epochs * max(1, total // recipe.epochs) if validation else 0
+        epoch = max(1, total // recipe.epochs)
+
+        def scores(function: Callable[[nn.Module], Mapping[str, float]]) -> Mapping[str, float]:
+            log.check()
+            metrics = world.broadcast(dict(function(model)) if world.main else None)
+            model.train()
+            return metrics
 
         for batch in loader.batches(done.step, total):
             loss, rate = step(done.step, batch.to(device))
@@ -171,13 +227,17 @@ def fit(
             bar.set_postfix(loss=log.shown, refresh=False)
             bar.update(len(batch))
 
-            if validation is not None and (ended or done.step % every == 0):
-                log.check()
+            if validation is not None and (ended or done.step % (validation.every_epochs * epoch) == 0):
                 with step.average.in_place():
-                    metrics = world.broadcast(dict(validation.function(model)) if world.main else None)
-                    model.train()
+                    metrics = scores(validation.function)
                     log.write(done.step, metrics)
                     ended = best.update(metrics, done) or ended
+            if watch is not None and (ended or done.step % (watch.every_epochs * epoch) == 0):
+                with step.average.in_place():
+                    metrics = scores(watch.function)
+                log.write(done.step, watch.judge(metrics, step=done.step, total=total))
+                if world.main and (warning := watch.warning(metrics, step=done.step, total=total)):
+                    print(f"WARNING: {directory} {warning}", flush=True)
             if ended:
                 break
 
