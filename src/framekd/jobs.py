@@ -136,11 +136,11 @@ class SoftLabelsJob(Job):
 
 
 class EvaluateJob(Job):
-    """Score all models of a setting; of teachers, their ensemble too."""
+    """Score models of a setting, each by itself; or (stage "ensembles") the average of all its teachers."""
 
-    stage: Stage
+    stage: Literal["teachers", "students", "ensembles"]
     setting: str
-    models: list[tuple[str, int]]
+    models: list[tuple[str, int]] = field([], "(model, seed) in the order of the inputs", inert=True)
     median_seconds: float
     batch_size: int
     cross_check: int = field(0, "classes that sed_scores_eval scores too", inert=True)
@@ -156,7 +156,7 @@ class DownstreamJob(Job):
 
 
 class TableJob(Job):
-    """Write a table of the paper from the scores of `settings` (Table II: of its tasks)."""
+    """Write a table of the paper from the scores of `settings`, as many files each (Table II: of its tasks)."""
 
     table: Table
     settings: list[str]

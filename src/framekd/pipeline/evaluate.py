@@ -1,4 +1,4 @@
-"""PSDS1 of every model of a setting, and of the ensemble of its teachers, in one pass over the evaluation clips."""
+"""PSDS1 of trained models, or of the ensemble of teachers, in one pass over the evaluation clips."""
 
 from __future__ import annotations
 
@@ -24,27 +24,35 @@ from framekd.units import CLIP_SECONDS
 EXAMPLES = 6
 
 
-def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, str]) -> None:
-    """Score models, and write the table, the scores per class and some examples.
+def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, Sequence[str]]) -> None:
+    """Score models, each by itself, or (stage "ensembles") the average of their logits.
 
     Args:
         job: names the models, in the order of the inputs.
         inputs: stores, train_strong, eval_strong, mid_to_display_name, and `weights` of the models.
-        out: table (csv), per_class (csv), examples (npz).
+        out: lists of files. `tables` and `per_class` (csv) have one per model; `examples` (npz) has one for the first
+            model, or none. Of an ensemble: `tables` with one file.
     """
     clips = strong_clips(inputs, "eval")
     models = [_load(path, clips) for path in inputs["weights"]]
+    together = job.stage == "ensembles"
     results, shown = score(
-        models, clips, median_seconds=job.median_seconds, batch_size=job.batch_size, cross_check=job.cross_check
+        models,
+        clips,
+        median_seconds=job.median_seconds,
+        batch_size=job.batch_size,
+        cross_check=job.cross_check,
+        ensemble=together,
     )
-    rows = [_row(job, *name, result) for name, result in zip(job.models, results, strict=False)]
-    if job.stage == "teachers":
-        rows.append(_row(job, tables.ENSEMBLE, None, results[-1]))
-    tables.write_csv(out["table"], pd.DataFrame(rows), digits=9)
-    tables.write_csv(out["per_class"], per_class(job.models, results), digits=9)
+    names: list[tuple[str, int | None]] = [(tables.ENSEMBLE, None)] if together else [*job.models]
+    for name, result, path in zip(names, results, out["tables"], strict=True):
+        tables.write_csv(path, pd.DataFrame([_row(job, *name, result)]), digits=9)
+    for name, result, path in zip(job.models, results, out.get("per_class", [])):
+        tables.write_csv(path, per_class(*name, result), digits=9)
     model, seed = job.models[0]
-    title = f"{job.stage} of {job.setting}: {model}, seed {seed}"
-    write_examples(out["examples"], shown, classes=clips.classes.names, title=title)
+    for path in out.get("examples", []):
+        title = f"{job.stage} of {job.setting}: {model}, seed {seed}"
+        write_examples(path, shown, classes=clips.classes.names, title=title)
 
 
 def _load(path: str, clips: ClipSet) -> FrameModel:
@@ -55,9 +63,15 @@ def _load(path: str, clips: ClipSet) -> FrameModel:
 
 
 def score(
-    models: Sequence[FrameModel], clips: ClipSet, *, median_seconds: float, batch_size: int, cross_check: int = 0
+    models: Sequence[FrameModel],
+    clips: ClipSet,
+    *,
+    median_seconds: float,
+    batch_size: int,
+    cross_check: int = 0,
+    ensemble: bool = False,
 ) -> tuple[list[PSDSResult], list[Example]]:
-    """PSDS1 per model and, last, of their averaged logits; and the first model's scores on a few clips.
+    """PSDS1 per model, or only of their averaged logits; and the first model's scores on a few clips.
 
     Clips are ranked by filtered logits: PSDS is the same for any increasing function of them.
 
@@ -67,6 +81,7 @@ def score(
         median_seconds: length of the median filter.
         batch_size: clips per forward pass.
         cross_check: classes of the last result that sed_scores_eval scores too; 0 is none.
+        ensemble: score the average of the models' logits, and nothing else.
     """
     truth = clips.ground_truth()
     evaluated = evaluation_classes(clips.classes.names, truth)
@@ -81,7 +96,7 @@ def score(
             other_classes="drop",
             notes={"median_seconds": median_seconds},
         )
-        for _ in range(len(models) + 1)
+        for _ in range(1 if ensemble else len(models))
     ]
     check = None
     if cross_check:
@@ -89,8 +104,8 @@ def score(
     shown: list[Example] = []
     for batch, found in batch_logits(models, chunks(clips, batch_size), device=default_device()):
         values: list[np.ndarray] = [frames.transpose(1, 2).cpu().numpy() for frames, _ in found]
-        values.append(np.stack(values).mean(axis=0, dtype=np.float32))
-        filtered = [median_filter(one, seconds=median_seconds) for one in values]
+        scored = [np.stack(values).mean(axis=0, dtype=np.float32)] if ensemble else values
+        filtered = [median_filter(one, seconds=median_seconds) for one in scored]
         for scorer, one in zip(scorers, filtered, strict=True):
             scorer.add(batch.ids, one)
         if check is not None:
@@ -119,11 +134,10 @@ def _row(job: EvaluateJob, model: str, seed: int | None, result: PSDSResult) -> 
     }
 
 
-def per_class(names: Sequence[tuple[str, int]], results: Sequence[PSDSResult]) -> pd.DataFrame:
+def per_class(model: str, seed: int, result: PSDSResult) -> pd.DataFrame:
     """PSDS1 of each class: columns model, seed, class, psds1, events (true ones in the evaluation clips)."""
     rows = [
         {"model": model, "seed": seed, "class": name, "psds1": value, "events": result.events_per_class[name]}
-        for (model, seed), result in zip(names, results, strict=False)
         for name, value in result.per_class.items()
     ]
     return pd.DataFrame(rows)

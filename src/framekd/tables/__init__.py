@@ -1,13 +1,15 @@
 """The paper's tables from the evaluations' rows, with the published numbers. All values are percent."""
 
-from framekd.tables.build import orderings, significance, table1, table2, teachers
+from framekd.tables.build import orderings, partial, significance, table1, table2, teachers
 from framekd.tables.output import (
     MINIATURE_NOTE,
     TITLES,
     notes_of,
+    partial_files,
     wide_settings,
     wide_table2,
     write_csv,
+    write_partial,
     write_significance,
     write_table1,
     write_table2,
@@ -22,6 +24,7 @@ from framekd.tables.rows import (
     TASKS,
     Paths,
     in_order,
+    read,
     title_of,
 )
 
@@ -38,6 +41,9 @@ __all__ = [
     "in_order",
     "notes_of",
     "orderings",
+    "partial",
+    "partial_files",
+    "read",
     "significance",
     "table1",
     "table2",
@@ -46,6 +52,7 @@ __all__ = [
     "wide_settings",
     "wide_table2",
     "write_csv",
+    "write_partial",
     "write_significance",
     "write_table1",
     "write_table2",

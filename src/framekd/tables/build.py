@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +27,14 @@ from framekd.tables.rows import (
     title_of,
 )
 
+KEYS = {
+    "table1": ["setting", "model"],
+    "teachers": ["setting", "model"],
+    "table2": ["model", "checkpoint", "mode", "task"],
+}
+"""Table → the columns that name a cell."""
+TOGETHER = (AVERAGE, ENSEMBLE)
+
 
 def _std(values: list[float]) -> float:
     """Sample standard deviation; NaN for a single value."""
@@ -37,7 +45,7 @@ def _std(values: list[float]) -> float:
 
 
 def _row(values: list[float], reference: float | None) -> dict[str, float]:
-    mean = sum(values) / len(values)
+    mean = sum(values) / len(values) if values else math.nan
     reference = math.nan if reference is None else reference
     return {
         "mean": mean,
@@ -53,6 +61,33 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return None if not known or None in known else sum(known) / len(known)  # type: ignore[arg-type]
 
 
+def partial(
+    name: str,
+    cells: Mapping[tuple[str, ...], tuple[Sequence[float], Sequence[str]]],
+    *,
+    published_dir: str | Path = PUBLISHED,
+) -> pd.DataFrame:
+    """A table of which values are missing. Columns as the complete table, and `missing`.
+
+    Args:
+        name: "table1", "teachers" or "table2".
+        cells: key of the cell (setting, model; or model, checkpoint, mode, task) → its values in percent, and a
+            sentence for each value that is missing.
+        published_dir: folder of the paper's numbers.
+    Returns:
+        A row per cell. A cell without values has no mean and n = 0.
+    """
+    keys = KEYS[name]
+    reference = published(name, keys, directory=published_dir)
+    rows = []
+    for key, (values, missing) in cells.items():
+        paper = reference.get(key)
+        if key[-1] == AVERAGE:
+            paper = _mean(reference.get(other) for other in cells if other[0] == key[0] and other[1] not in TOGETHER)
+        rows.append({**dict(zip(keys, key)), **_row(list(values), paper), "missing": "; ".join(missing)})
+    return pd.DataFrame(rows)
+
+
 def _setting_rows(setting: str, by_model: dict[str, list[float]], reference: dict[tuple, float]) -> list[dict]:
     rows = []
     for model, values in by_model.items():
@@ -65,14 +100,14 @@ def _setting_rows(setting: str, by_model: dict[str, list[float]], reference: dic
 
 def table1(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
     """Table I: PSDS1 of each setting and model. Columns setting, model, mean, std, n, published, difference."""
-    reference = published("table1", ["setting", "model"], directory=published_dir)
+    reference = published("table1", KEYS["table1"], directory=published_dir)
     found = all_scores(settings)
     return pd.DataFrame([row for name in found for row in _setting_rows(name, found[name], reference)])
 
 
 def teachers(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
     """Teachers of each setting by model, their average and, if it was evaluated, their ensemble. Columns as Table I."""
-    reference = published("teachers", ["setting", "model"], directory=published_dir)
+    reference = published("teachers", KEYS["teachers"], directory=published_dir)
     rows: list[dict] = []
     for setting, found in all_scores(settings).items():
         rows += _setting_rows(setting, found, reference)
@@ -101,7 +136,7 @@ def significance(
         other = scores(settings[setting])
         for model in [name for name in ours if name != AVERAGE]:
             if model not in other:
-                raise UserError(f"{settings[setting]}: no score of {model}, which proposed has")
+                raise UserError(f"{setting}: no score of {model}, which proposed has")
             test = compare(
                 ours[model], other[model], comparisons=comparisons, alpha=alpha, threshold=epsilon, seed=seed
             )
@@ -130,7 +165,7 @@ def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED
     Raises:
         UserError: a combination of the models, checkpoints, modes and tasks that occur has no value.
     """
-    keys = ["model", "checkpoint", "mode", "task"]
+    keys = KEYS["table2"]
     reference = published("table2", keys, directory=published_dir)
     frame = pd.concat([read(path, (*keys, "seed", "value")) for path in paths], ignore_index=True)
     orders = [list(dict.fromkeys(frame["model"])), list(CHECKPOINT_TITLES), list(MODES), list(TASKS)]

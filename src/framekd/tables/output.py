@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from framekd.files import write_text
-from framekd.tables.build import significance, table1, table2, teachers
+from framekd.tables.build import partial, significance, table1, table2, teachers
 from framekd.tables.rows import CHECKPOINT_TITLES, MODES, PUBLISHED, Paths, title_of
 
 MINIATURE_NOTE = (
@@ -26,7 +26,10 @@ def percent(mean: float, std: float, paper: float) -> str:
 
 def _cell(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
-    return percent(row["mean"], row["std"], row["published"])
+    if row["n"] == 0:
+        return "missing"
+    text = percent(row["mean"], row["std"], row["published"])
+    return f"{text}, n = {row['n']}" if row.get("missing") else text
 
 
 def wide_settings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -124,6 +127,32 @@ def write_table2(
     frame = table2(paths, published_dir=published_dir)
     _write_all(Path(csv), frame, wide_table2(frame), title=TITLES["table2"], notes=notes_of(miniature=miniature))
     return frame
+
+
+def write_partial(
+    name: str,
+    cells: Mapping[tuple[str, ...], tuple[Sequence[float], Sequence[str]]],
+    csv: str | Path,
+    *,
+    miniature: bool = False,
+    published_dir: str | Path = PUBLISHED,
+) -> list[Path]:
+    """Write what there is of table `name` beside its `csv`, as .partial.csv and .partial.md (see `partial`)."""
+    frame = partial(name, cells, published_dir=published_dir)
+    wide = wide_table2(frame) if name == "table2" else wide_settings(frame)
+    reasons = dict.fromkeys(reason for _, missing in cells.values() for reason in missing)
+    notes = notes_of(miniature=miniature)
+    if reasons:
+        notes.append("\n".join(["Missing:", "", *(f"- {reason}" for reason in reasons)]))
+    table, page = partial_files(csv)
+    write_csv(table, frame)
+    write_text(page, markdown(wide, title=f"Not complete. {TITLES[name]}", notes=notes))
+    return [table, page]
+
+
+def partial_files(csv: str | Path) -> tuple[Path, Path]:
+    """Where what there is of a table is written: .partial.csv and .partial.md."""
+    return Path(csv).with_suffix(".partial.csv"), Path(csv).with_suffix(".partial.md")
 
 
 def write_significance(
