@@ -12,7 +12,7 @@ from finished_run import write_evaluations
 from framekd import config
 from framekd.cli import main
 from framekd.graph import Graph
-from framekd.pipeline.partial import write_config, write_partial_tables
+from framekd.pipeline.partial import read_config, write_config, write_partial_tables
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "config" / "published"
@@ -142,6 +142,15 @@ def test_jobs_of_several_trainings_are_found_by_their_log(graph):
     remove_run(graph, "students", "proposed", "M2D", 3)
     path = log(graph, "students/proposed/pack1/seed3", "framekd: no space\n")
     assert table(packed).loc["proposed", "M2D"]["missing"].endswith(f"training failed: no space; see {path}")
+
+
+def test_the_configuration_of_a_run_comes_back_without_the_settings_that_it_dropped(tmp_path):
+    settings = config.load({"results_dir": str(tmp_path), "settings": {"without_step2": None}})
+    write_config(Graph(settings))
+    assert read_config(tmp_path) == settings and "without_step2" not in settings.settings
+    (tmp_path / "config.json").write_text('{"seeds": []}')
+    with pytest.raises(config.UserError, match="not a configuration"):
+        read_config(tmp_path)
 
 
 def test_the_command_writes_the_tables_of_a_folder_of_results(graph, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from framekd import tables
-from framekd.config import Config, UserError, load
+from framekd.config import Config, UserError
 from framekd.files import write_json
 from framekd.graph import TASKS, WEIGHTS, Graph, Stage, log_of
 
@@ -23,11 +23,14 @@ def write_config(graph: Graph) -> None:
 
 
 def read_config(results: str | Path) -> Config:
-    """The configuration of the run whose results are in a folder. Raises UserError if there is none."""
+    """The configuration of the run whose results are in a folder. Raises UserError if it is missing or damaged."""
     path = _config_file(results)
     if not path.is_file():
         raise UserError(f"{path} is missing; give the folder of results of a run that was started with snakemake")
-    return load(json.loads(path.read_text()) | {"results_dir": str(results)})
+    try:
+        return Config.model_validate(json.loads(path.read_text()) | {"results_dir": str(results)})
+    except ValueError:
+        raise UserError(f"{path} is not a configuration of this version; start the run again with snakemake") from None
 
 
 def _config_file(results: str | Path) -> Path:
