@@ -166,3 +166,17 @@ def test_the_command_writes_the_tables_of_a_folder_of_results(graph, monkeypatch
         Path(f"{graph.results}/{name}.csv").touch()
     assert main(["tables", graph.results]) == 0
     assert sorted(path.name for path in Path(graph.results).glob("*.partial.*")) == names[:2]
+
+
+def test_further_subsets_of_the_clips_stand_beside_the_mean(graph):
+    for stage, setting in graph.evaluations:
+        for member in graph.members:
+            path = graph.evaluation(stage, setting, *member)
+            frame = pd.read_csv(path)
+            frame.assign(psds1_unheard=frame["psds1"] / 2).to_csv(path, index=False)
+    remove_run(graph, "students", "proposed", "M2D", 2)
+    frame = table(graph)
+    for cell in (("proposed", "M2D"), ("proposed", "average"), ("li_et_al", "BEATs")):
+        assert frame.loc[cell, "mean_unheard"] == pytest.approx(frame.loc[cell, "mean"] / 2, abs=1e-3)
+        assert frame.loc[cell, "std_unheard"] == pytest.approx(frame.loc[cell, "std"] / 2, abs=1e-3)
+    assert "; unheard " in Path(f"{graph.results}/table1.partial.md").read_text()
