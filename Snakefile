@@ -47,6 +47,19 @@ include: "workflow/rules/downstream.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    from framekd.pipeline.partial import write_config
+
+    write_config(plan)
+
+
+# What there is of tables that lack a cell, and why it is missing.
+onerror:
+    from framekd.pipeline.partial import write_partial_tables
+
+    print("What there is:", *write_partial_tables(plan), file=sys.stderr)
+
+
 rule all:
     default_target: True
     input:

@@ -1,4 +1,4 @@
-"""Score every model of a setting on the evaluation clips; of teachers, their ensemble too."""
+"""Score trained models on the evaluation clips, or the ensemble of teachers."""
 
 from framekd.pipeline import job_log, named
 

@@ -154,7 +154,7 @@ def main() -> None:
     orderings = orderings_table(pd.read_csv(given.results / "orderings.csv"))
     write_text(ROOT / "docs" / "demo.md", DEMO_PAGE.format(tables=tables, orderings=orderings))
 
-    examples = read_examples(given.results / "evaluation" / "students" / "proposed.examples.npz")
+    examples = read_examples(given.results / "evaluation" / "students" / "proposed" / "ATST-F" / "seed1.examples.npz")
     with replacing(ROOT / "docs" / "clip.png") as aside:
         clip_figure(examples, given.threshold).savefig(aside, dpi=100, facecolor="white")
 

@@ -30,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--format", default="tsv", help="comma-separated: tsv, json, audacity (tsv)")
     predict.add_argument("--plot", action="store_true", help="also write a picture of the scores")
     doctor = commands.add_parser("doctor", help="check the environment and the configured data before a long run")
+    tables = commands.add_parser("tables", help="write what there is of the tables of a run, and what is missing")
+    tables.add_argument("results", metavar="RESULTS", help="folder of results, such as results/demo")
     doctor.add_argument("--configfile", nargs="*", default=[], help="differences from config/config.yaml")
     explain = commands.add_parser("explain", help="which job made a result, and what has changed since")
     explain.add_argument(
@@ -46,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. An error of the user or the system is one sentence on stderr, code 1."""
     given = parser().parse_args(arguments)
     try:
-        return {"predict": predict, "doctor": doctor, "explain": explain, "compare": compare}[given.command](given)
+        run = {"predict": predict, "doctor": doctor, "tables": partial_tables, "explain": explain, "compare": compare}
+        return run[given.command](given)
     except (UserError, OSError) as error:
         print(f"framekd: {error}", file=sys.stderr)
         return 1
@@ -120,6 +123,16 @@ def doctor(given: argparse.Namespace) -> int:
         print(f"- {sentence}")
     print("framekd doctor: " + (f"{len(problems)} problems" if problems else "nothing is in the way"))
     return int(bool(problems))
+
+
+def partial_tables(given: argparse.Namespace) -> int:
+    """Write what there is of each table that is not complete, and print the names of the files."""
+    from framekd.graph import Graph
+    from framekd.pipeline.partial import read_config, write_partial_tables
+
+    written = write_partial_tables(Graph(read_config(given.results)))
+    print(*written, sep="\n") if written else print("framekd tables: all tables are complete")
+    return 0
 
 
 def _environment(config: Config) -> list[str]:

@@ -159,7 +159,12 @@ PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ),
     ("ensembles/(?P<setting>[^/]+)", lambda plan, w, pack: plan.ensemble_job(w)),
     ("soft_labels/(?P<file>.+)", lambda plan, w, pack: plan.soft_labels_job(w)),
-    ("evaluation/(?P<stage>teachers|students)/(?P<setting>[^/]+)", lambda plan, w, pack: plan.evaluate_job(w)),
+    ("evaluation/step2/(?P<model>[^/]+)", lambda plan, w, pack: plan.evaluate_step2_job(w)),
+    ("evaluation/ensembles/(?P<setting>[^/]+)", lambda plan, w, pack: plan.evaluate_job(w)),
+    (
+        "evaluation/(?P<stage>teachers|students)/(?P<setting>[^/]+)/.+",
+        lambda plan, w, pack: plan.evaluate_job(w, pack),
+    ),
     ("downstream/(?P<task>[^/]+)/(?P<checkpoint>[^/]+)/.+", lambda plan, w, pack: plan.downstream_job(w, pack)),
     ("tables/significance", lambda plan, w, pack: plan.significance_job(w)),
     ("tables/(?P<table>[^/]+)", lambda plan, w, pack: plan.table_job(w, w.table)),
@@ -194,11 +199,17 @@ def reads(record: Record, plan: Plan) -> set[str] | None:
         elif kind == "ensembles":
             files = _flat(plan.models("teachers", rest[0]))
         elif kind == "evaluation":
-            files = _flat(plan.models(rest[0], rest[1]))
+            if rest[0] == "step2":
+                files = _flat(plan.checkpoints("step2", rest[1:]))
+            elif rest[0] == "ensembles":
+                files = _flat(plan.models("teachers", rest[1]))
+            else:
+                files = _flat(plan.models(rest[0], rest[1], pack.members(None)))
         elif kind == "downstream":
             files = _flat(plan.checkpoints(rest[1], pack.models or ()))
         elif kind == "tables" and rest[0] != "teachers":
-            files = plan.downstream if rest[0] == "table2" else [plan.scores(setting) for setting in plan.settings]
+            by_file = {"table2": plan.downstream, "step2": plan.step2_scores}
+            files = by_file.get(rest[0]) or [path for setting in plan.settings for path in plan.scores(setting)]
         else:
             return None
     except (UserError, KeyError, AssertionError):
@@ -213,8 +224,9 @@ def _flat(inputs: dict[str, list[str]]) -> list[str]:
 def _pack(job: dict[str, Any]) -> Pack:
     """The models and seeds that a job had."""
     models = job.get("models") or job.get("recipes") or job.get("options") or ()
-    names = tuple(model for model in models if isinstance(model, str))
-    return Pack("", names, tuple(job.get("seeds", ())))
+    names = [model if isinstance(model, str) else model[0] for model in models]  # of an evaluation: (model, seed)
+    seeds = job.get("seeds") or [model[1] for model in models if not isinstance(model, str)]
+    return Pack("", tuple(dict.fromkeys(names)), tuple(dict.fromkeys(seeds)))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ class Pack:
         """The models of a job with these wildcards."""
         return list(self.models) if self.models is not None else [wildcards.model]
 
+    def members(self, wildcards: Any) -> list[tuple[str, int]]:
+        """(model, seed) of a job's trainings, in the order of :meth:`files`."""
+        return [(model, seed) for model in self.of(wildcards) for seed in self.seeds]
+
     def files(self, pattern: str) -> list[str]:
         """`pattern` with {model} and {seed} filled in, by model, then by seed; other wildcards stay as they are."""
         names = self.models if self.models is not None else ["{model}"]
@@ -196,9 +200,10 @@ class Graph:
         """The files of checkpoints, as inputs of a job."""
         return inputs_of([self.checkpoint(step, model) for model in models])
 
-    def models(self, stage: str, setting: str) -> dict[str, list[str]]:
-        """The files of all trained models of a setting, as inputs of a job."""
-        return inputs_of([self.run(stage, setting, model, seed) for model, seed in self.members])
+    def models(self, stage: str, setting: str, some: Iterable[tuple[str, int]] | None = None) -> dict[str, list[str]]:
+        """The files of trained models of a setting, as inputs of a job: of all, or of `some` (model, seed)."""
+        members = self.members if some is None else some
+        return inputs_of([self.run(stage, setting, model, seed) for model, seed in members])
 
     def start(self, setting: str, models: Iterable[str]) -> dict[str, list[str]]:
         """The checkpoints that the trainings of a setting start from, as inputs."""
@@ -247,16 +252,36 @@ class Graph:
             return [f"{self.results}/ensembles/step2/clips.h5"]
         return [file.path or f"{self.data}/soft_labels/{file.name}" for file in soft.files]
 
-    def scores(self, setting: str) -> str:
-        """Where Table I finds the scores of a setting: its students, or its teachers where it has none."""
+    def evaluation(self, stage: str, setting: str, model: str, seed: int) -> str:
+        """The score of one training of Step 3; its scores per class are beside it."""
+        return f"{self.results}/evaluation/{stage}/{setting}/{model}/seed{seed}.csv"
+
+    def ensemble_score(self, setting: str) -> str:
+        """The score of the ensemble of the teachers of a setting."""
+        return f"{self.results}/evaluation/ensembles/{setting}.csv"
+
+    def scored(self, setting: str) -> tuple[Stage, str]:
+        """(stage, setting) that Table I scores for a setting: its students, or its teachers where it has none."""
         if self.settings[setting].student:
-            return f"{self.results}/evaluation/students/{setting}.csv"
-        return f"{self.results}/evaluation/teachers/{self.teachers[setting]}.csv"
+            return "students", setting
+        owner = self.teachers[setting]
+        assert owner is not None, setting
+        return "teachers", owner
+
+    def scores(self, setting: str) -> list[str]:
+        """The scores of a row of Table I, a file per training."""
+        return [self.evaluation(*self.scored(setting), *member) for member in self.members]
+
+    def teacher_scores(self, setting: str) -> list[str]:
+        """The scores of a row of the teachers' table: a file per training, then the ensemble's."""
+        return [*(self.evaluation("teachers", setting, *one) for one in self.members), self.ensemble_score(setting)]
 
     @property
-    def teacher_scores(self) -> list[str]:
-        """Where the teachers' table finds its scores, by setting."""
-        return [f"{self.results}/evaluation/teachers/{setting}.csv" for setting in self.teacher_settings]
+    def examples(self) -> str:
+        """The example clips that the report shows: the first proposed student's, or the first training's."""
+        shown = ("students", "proposed") if ("students", "proposed") in self.evaluations else self.evaluations[0]
+        first = self.evaluation(*shown, *self.members[0])
+        return first.removesuffix(".csv") + ".examples.npz"
 
     @property
     def step2_scores(self) -> list[str]:
@@ -267,8 +292,11 @@ class Graph:
     def downstream(self) -> list[str]:
         """The results of all downstream jobs."""
         steps = self.config.downstream.checkpoints
-        folder = f"{self.results}/downstream"
-        return [f"{folder}/{t}/{m}/{step}.csv" for t in TASKS for m in self.config.models for step in steps]
+        return [self.transfer(t, m, step) for t in TASKS for m in self.config.models for step in steps]
+
+    def transfer(self, task: str, model: str, checkpoint: str) -> str:
+        """The scores of one downstream task from one checkpoint of a model."""
+        return f"{self.results}/downstream/{task}/{model}/{checkpoint}.csv"
 
     def block(self, stage: Stage, setting: str) -> Teacher | Student:
         """The teachers, or the students, of a setting that has them."""
@@ -281,7 +309,7 @@ class Graph:
 
     @property
     def evaluations(self) -> list[tuple[Stage, str]]:
-        """(stage, setting) of all evaluations that the tables use."""
+        """(stage, setting) of all trainings of Step 3, whose scores the tables use."""
         teachers: list[tuple[Stage, str]] = [("teachers", setting) for setting in self.teacher_settings]
         return [*teachers, *(("students", setting) for setting in self.student_settings)]
 
@@ -303,12 +331,12 @@ class Graph:
     def report_inputs(self) -> dict[str, list[str]]:
         """Every file that the report reads."""
         folders = [folder for _, folder in self.trainings]
-        scored = [f"{self.results}/evaluation/{stage}/{setting}" for stage, setting in self.evaluations]
+        scored = [self.evaluation(*stage, *member) for stage in self.evaluations for member in self.members]
         return {
             "tables": list(self.tables.values()),
-            "evaluations": [f"{path}.csv" for path in scored],
-            "per_class": [f"{path}.per_class.csv" for path in scored],
-            "examples": [f"{path}.examples.npz" for path in scored],
+            "evaluations": scored,
+            "per_class": [path.removesuffix(".csv") + ".per_class.csv" for path in scored],
+            "examples": [self.examples],
             "histories": [f"{folder}/{HISTORY}" for folder in folders],
             "costs": [*(f"{folder}/{SPEC}" for folder in folders), *self.tried],
             "coverage": self.coverage(*self.groups),
@@ -330,7 +358,8 @@ class Graph:
             "weak_members": _logs(self.packs(self.weak_members), self.weak_members),
             "ensembles": [*self.teacher_settings, *(["step2/clips"] if self.weak_members else [])],
             "evaluation": [
-                *(f"{stage}/{setting}" for stage, setting in self.evaluations),
+                *(f"{stage}/{setting}/{name}" for stage, setting in self.evaluations for name in trained),
+                *(f"ensembles/{setting}" for setting in self.teacher_settings),
                 *(f"step2/{model}" for model in models if config.audioset.weak),
             ],
             "downstream": [f"{t}/{step}/{n}" for t in TASKS for step in config.downstream.checkpoints for n in alone],
@@ -338,6 +367,14 @@ class Graph:
         }
         folder = f"{self.results}/benchmarks"
         return [(stage, f"{folder}/{stage}/{name}.tsv") for stage, found in names.items() for name in found]
+
+
+def log_of(packs: Iterable[Pack], model: str, seed: int | None = None) -> str:
+    """Log name of the job among `packs` that has this model and seed, without suffix."""
+    for pack in packs:
+        if (pack.models is None or model in pack.models) and (seed is None or seed in pack.seeds):
+            return pack.log.replace("{model}", model)
+    raise KeyError((model, seed))
 
 
 def _logs(packs: Iterable[Pack], models: Iterable[str]) -> list[str]:

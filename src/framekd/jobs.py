@@ -148,11 +148,11 @@ class SoftLabelsJob(Job):
 
 
 class EvaluateJob(Job):
-    """Score all models of a setting; of teachers, their ensemble too."""
+    """Score models of a setting, each by itself; or (stage "ensembles") the average of all its teachers."""
 
-    stage: Stage
+    stage: Literal["teachers", "students", "ensembles"]
     setting: str
-    models: list[tuple[str, int]]
+    models: list[tuple[str, int]] = field([], "(model, seed) in the order of the inputs", inert=True)
     subset: str | None
     median_seconds: float
     batch_size: int
@@ -177,7 +177,8 @@ class DownstreamJob(Job):
 
 
 class TableJob(Job):
-    """Write a table of the paper from the scores of `settings` (Table II: of its tasks; Step 2: of its models)."""
+    """Write a table of the paper from the scores of `settings`, as many files each (Table II: of its tasks; Step 2:
+    of its models)."""
 
     table: Table
     settings: list[str]

@@ -174,13 +174,14 @@ class Plan(Graph):
         assert file.url is not None
         return jobs.SoftLabelsJob(version=VERSIONS["acquire"], url=file.url, sha256=file.sha256)
 
-    def evaluate_job(self, wildcards: Any) -> jobs.EvaluateJob:
+    def evaluate_job(self, wildcards: Any, pack: Pack | None = None) -> jobs.EvaluateJob:
+        """Scores of the trainings of a pack; without a pack, of the ensemble of a setting's teachers."""
         block = self.config.evaluation
         return jobs.EvaluateJob(
             version=VERSIONS["evaluate"],
-            stage=wildcards.stage,
+            stage=wildcards.stage if pack else "ensembles",
             setting=wildcards.setting,
-            models=self.members,
+            models=pack.members(wildcards) if pack else self.members,
             subset=block.subset,
             median_seconds=block.median_seconds,
             batch_size=block.batch_size,
@@ -230,7 +231,7 @@ class Plan(Graph):
             version=VERSIONS["report"],
             config=self.config,
             tables=list(self.tables),
-            evaluations=list(self.evaluations),
+            evaluations=[stage for stage in self.evaluations for _ in self.members],
             histories=[name for name, _ in self.trainings],
             costs=[*stages, *("search" for _ in self.tried)],
             benchmarks=self.benchmarks(),

@@ -11,6 +11,7 @@ import pandas as pd
 
 from framekd import config, tables
 from framekd.examples import Example, write_examples
+from framekd.graph import Graph
 from framekd.report import ReportInputs
 
 MODELS = list(config.MODELS)
@@ -23,17 +24,11 @@ def write_csv(path: Path, rows: list[dict], *, sep: str = ",") -> None:
     pd.DataFrame(rows).to_csv(path, index=False, sep=sep)
 
 
-def evaluations(settings: config.Config, results: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+def evaluations(settings: config.Config, results: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Where the pipeline writes the scores of Table I's settings, and those of the teachers."""
-    table: dict[str, Path] = {}
-    teachers: dict[str, Path] = {}
-    for name in tables.in_order(settings.settings):
-        owner = settings.teachers_of(name)
-        if owner is not None:
-            teachers[owner] = results / "evaluation" / "teachers" / f"{owner}.csv"
-        student = settings.setting(name).student is not None
-        table[name] = results / "evaluation" / "students" / f"{name}.csv" if student else teachers[owner]
-    return table, {name: teachers[name] for name in tables.in_order(teachers)}
+    graph = Graph(settings.model_copy(update={"results_dir": str(results)}))
+    table = {name: graph.scores(name) for name in tables.in_order(settings.settings)}
+    return table, {name: graph.teacher_scores(name) for name in tables.in_order(graph.teacher_settings)}
 
 
 def write_evaluations(results: Path, settings: config.Config, *, seed: int = 0) -> None:
@@ -43,10 +38,13 @@ def write_evaluations(results: Path, settings: config.Config, *, seed: int = 0) 
     own = ["proposed", "without_rnn", "without_step2"]
     for stage, names in {"students": students, "teachers": own}.items():
         for name in names:
-            who = list(itertools.product(MODELS, settings.seeds)) + [("ensemble", "")] * (stage == "teachers")
             base = {"setting": name, "stage": stage, "clips": 1200, "hours": 10 / 3, "events": 9000, "classes": 8}
-            rows = [{**base, "model": m, "seed": s, "psds1": draw.uniform(0.1, 0.5)} for m, s in who]
-            write_csv(results / "evaluation" / stage / f"{name}.csv", rows)
+            for model, seed in itertools.product(MODELS, settings.seeds):
+                row = {**base, "model": model, "seed": seed, "psds1": draw.uniform(0.1, 0.5)}
+                write_csv(results / "evaluation" / stage / name / model / f"seed{seed}.csv", [row])
+            if stage == "teachers":
+                row = {**base, "model": "ensemble", "seed": "", "psds1": draw.uniform(0.1, 0.5)}
+                write_csv(results / "evaluation" / "ensembles" / f"{name}.csv", [row])
     for task, model, checkpoint in itertools.product(tables.TASKS, MODELS, settings.downstream.checkpoints):
         key = {"task": task, "model": model, "checkpoint": checkpoint}
         runs = itertools.product(settings.downstream.modes, (1, 2))
@@ -76,15 +74,16 @@ def example_clips(seed: int = 0, count: int = 2) -> list[Example]:
 def inputs_of(results: Path, data: Path) -> ReportInputs:
     """The files of `write_finished_run` as the report's rule lists them, and histories of Step 2, which are absent."""
     evaluation = results / "evaluation" / "students" / "proposed"
+    scored = [evaluation / model / f"seed{seed}" for model, seed in itertools.product(MODELS, (1, 2))]
     runs = list(itertools.product(("teachers", "students"), ("proposed",), MODELS, (1, 2)))
     folders = [(run, results / run[0] / run[1] / run[2] / f"seed{run[3]}") for run in runs]
     step2 = [("Step 2", model, results / "checkpoints" / "step2" / model) for model in MODELS]
     return ReportInputs(
         tables={name: results / f"{name}.csv" for name in ("table1", "teachers", "significance", "table2")},
         evaluations=[
-            ("students", "proposed", evaluation.with_suffix(".csv"), evaluation.with_suffix(".per_class.csv"),
-             evaluation.with_suffix(".examples.npz")),
+            ("students", "proposed", path.with_suffix(".csv"), path.with_suffix(".per_class.csv")) for path in scored
         ],
+        examples=scored[0].with_suffix(".examples.npz"),
         histories=[
             *(("Step 2", "Step 2", model, "", folder / "history.jsonl") for _, model, folder in step2),
             *((stage, setting, m, f"seed{s}", folder / "history.jsonl") for (stage, setting, m, s), folder in folders),
@@ -105,8 +104,9 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
     tables.write_teachers(own, results / "teachers.csv", **note)
     tables.write_table2(sorted(results.glob("downstream/*/*/*.csv")), results / "table2.csv", **note)
     tables.write_significance(table, results / "significance.csv", alpha=0.05, comparisons=5, epsilon=0.2)
-    rows = [{"model": m, "seed": 1, "class": c, "psds1": draw.uniform(0, 0.6)} for m in MODELS for c in CLASSES]
-    write_csv(results / "evaluation" / "students" / "proposed.per_class.csv", rows)
+    for model, seed in itertools.product(MODELS, (1, 2)):
+        rows = [{"model": model, "seed": seed, "class": c, "psds1": draw.uniform(0, 0.6)} for c in CLASSES]
+        write_csv(results / "evaluation" / "students" / "proposed" / model / f"seed{seed}.per_class.csv", rows)
     for stage, setting, model, seed in itertools.product(("teachers", "students"), ("proposed",), MODELS, (1, 2)):
         folder = results / stage / setting / model / f"seed{seed}"
         folder.mkdir(parents=True)
@@ -116,7 +116,7 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
         spent = {"device": "H200", "processes": 2, "hours": 1.5} | ({"watt_hours": 700.0} if seed == 1 else {})
         (folder / "spec.json").write_text(json.dumps({"provenance": spent}))
     write_examples(
-        results / "evaluation" / "students" / "proposed.examples.npz",
+        results / "evaluation" / "students" / "proposed" / MODELS[0] / "seed1.examples.npz",
         example_clips(),
         classes=CLASSES,
         title="proposed student, ATST-F",

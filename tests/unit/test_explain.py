@@ -195,6 +195,21 @@ def test_the_name_of_every_job_is_understood(file):
     assert len(names) > 30
 
 
+def test_a_score_is_explained_with_the_trainings_of_its_job():
+    config = configured()
+    plan, pack = Plan(config), Pack("", MODELS, (1,))
+    name = "evaluation/students/proposed/pack1/seed1"
+    job = plan.evaluate_job(SimpleNamespace(stage="students", setting="proposed"), pack)
+    weights = [path for paths in plan.models("students", "proposed").values() for path in paths]
+    record = explain.Record(name, Path(), "", job.model_dump(mode="json"), (), (), 0, 0)
+    assert explain.job_of(record, plan) == job
+    assert explain.reads(record, plan) == set(weights)
+    together = plan.evaluate_job(SimpleNamespace(setting="proposed"))
+    record = explain.Record("evaluation/ensembles/proposed", Path(), "", together.model_dump(mode="json"), (), (), 0, 0)
+    assert explain.job_of(record, plan) == together
+    assert explain.reads(record, plan) == {path.replace("students", "teachers") for path in weights}
+
+
 def test_the_counts_of_a_dry_run_are_read():
     rows = ["job            count", "-------------  -------", "all  1", "teacher_seed1  15", "total  16"]
     table = "\n".join(rows)

@@ -15,7 +15,7 @@ from framekd.labels import ClassList
 from framekd.models import build_model
 from framekd.pipeline import job_log
 from framekd.pipeline.checkpoints import make_checkpoints, start_from
-from framekd.pipeline.evaluate import score
+from framekd.pipeline.evaluate import score, score_groups
 from framekd.pipeline.train import split
 from framekd.pipeline.watch import weak_map
 
@@ -67,10 +67,30 @@ def test_the_ensemble_is_scored_on_averaged_logits(noise_and_tones):
     for heard, model in enumerate(models):
         hear(model, clips, heard)
     found, shown = score(models, clips, median_seconds=0.0, batch_size=4, cross_check=2)
+    together, _ = score(models, clips, median_seconds=0.0, batch_size=4, cross_check=2, ensemble=True)
     alone, _ = score([mean_model(models)], clips, median_seconds=0.0, batch_size=4)
-    assert len(found) == 3 and found[2].value == pytest.approx(alone[0].value, abs=1e-12)
-    assert found[2].value > max(found[0].value, found[1].value) > 0.1
+    assert (len(found), len(together)) == (2, 1) and together[0].value == pytest.approx(alone[0].value, abs=1e-12)
+    assert together[0].value > max(found[0].value, found[1].value) > 0.1
     assert [example.id for example in shown] == list(clips.ids[:6])
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_each_group_is_scored_as_if_it_were_alone(noise_and_tones, ensemble):
+    clips = noise_and_tones
+    models = [build_model("tiny", n_classes=3).init_weights(torch.Generator().manual_seed(i)).eval() for i in (1, 2)]
+    for heard, model in enumerate(models):
+        hear(model, clips, heard)
+    about = {"median_seconds": 0.0, "batch_size": 4, "cross_check": 1, "ensemble": ensemble}
+    places = {"late": np.arange(4, 10), "early": np.arange(4)}
+    groups = {name: {clips.ids[i] for i in some} for name, some in places.items()}
+    found, shown = score_groups(models, clips, groups, **about)
+    assert [example.id for example in shown] == [clips.ids[i] for i in places["late"]]
+    for name, some in places.items():
+        alone, _ = score(models, clips.select(some), **about)
+        assert len(found[name]) == len(alone) == (1 if ensemble else 2)
+        for one, other in zip(found[name], alone):
+            assert one.value == pytest.approx(other.value, abs=1e-6)
+            assert one.counts == other.counts
 
 
 @pytest.fixture

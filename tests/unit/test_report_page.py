@@ -138,7 +138,8 @@ def test_each_listed_file_that_is_missing_is_named(tmp_path):
     missing, text = report(inputs, tmp_path, config.load({}))
     listed = [
         *inputs.tables.values(),
-        *(path for *_, table, per_class, examples in inputs.evaluations for path in (table, per_class, examples)),
+        *(path for *_, table, per_class in inputs.evaluations for path in (table, per_class)),
+        inputs.examples,
         *(path for *_, path in (*inputs.histories, *inputs.specs, *inputs.benchmarks)),
         *inputs.coverage,
     ]
@@ -154,7 +155,7 @@ def test_each_listed_file_that_is_missing_is_named(tmp_path):
 def test_unreadable_files_are_named(tmp_path):
     settings = config.load({})
     inputs = write_finished_run(tmp_path / "results", tmp_path / "data", settings, published=PUBLISHED)
-    torn = inputs.evaluations[0][4]
+    torn = inputs.examples
     torn.write_bytes(torn.read_bytes()[:200])
     broken = [inputs.tables["table2"], inputs.specs[0][1], inputs.benchmarks[0][1]]
     for path in broken:
@@ -181,7 +182,9 @@ def test_names_from_data_cannot_break_the_page(tmp_path):
     clips[0].events.append((1.0, 2.0, names[0]))
     write_examples(tmp_path / "examples.npz", clips, classes=names, title="<i>")
     no_file = tmp_path / "none.csv"
-    inputs = ReportInputs(tables={}, evaluations=[("students", "own", no_file, no_file, tmp_path / "examples.npz")])
+    inputs = ReportInputs(
+        tables={}, evaluations=[("students", "own", no_file, no_file)], examples=tmp_path / "examples.npz"
+    )
     _, text = report(inputs, tmp_path, config.load({}))
     outline = Outline()
     outline.feed(text)

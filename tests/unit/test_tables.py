@@ -40,12 +40,12 @@ def test_published_numbers_are_the_papers():
 
 
 def test_table1_matches_a_computation_by_hand(run):
-    results, table, _ = run
+    _, table, _ = run
     frame = tables.table1(table, published_dir=PUBLISHED)
     assert list(frame.columns) == ["setting", "model", "mean", "std", "n", "published", "difference"]
     order = ["li_et_al", "proposed", "without_kd", "without_rnn", "without_step2"]
     assert list(dict.fromkeys(frame["setting"])) == order
-    rows = pd.read_csv(results / "evaluation" / "students" / "proposed.csv")
+    rows = pd.concat(map(pd.read_csv, table["proposed"]))
     values = 100 * rows.loc[rows["model"] == "M2D", "psds1"].to_numpy()
     cell = frame[(frame["setting"] == "proposed") & (frame["model"] == "M2D")].iloc[0]
     assert cell["mean"] == pytest.approx(values.mean()) and cell["std"] == pytest.approx(values.std(ddof=1))
@@ -60,14 +60,14 @@ def test_without_kd_scores_the_teachers(run):
     """The row without distillation is that of the plain teachers, which another setting trained."""
     results, table, _ = run
     frame = tables.table1(table, published_dir=PUBLISHED).set_index(["setting", "model"])
-    plain = pd.read_csv(results / "evaluation" / "teachers" / "without_rnn.csv")
+    plain = pd.concat(map(pd.read_csv, results.glob("evaluation/teachers/without_rnn/*/*.csv")))
     expected = 100 * plain.loc[plain["model"] == "ASiT", "psds1"].mean()
     assert frame.loc[("without_kd", "ASiT"), "mean"] == pytest.approx(expected)
 
 
 def test_teachers_have_average_and_ensemble(run):
     _, _, own = run
-    rows = pd.read_csv(own["proposed"])
+    rows = pd.concat(map(pd.read_csv, own["proposed"]))
     frame = tables.teachers(own, published_dir=PUBLISHED)
     assert list(dict.fromkeys(frame["setting"])) == ["proposed", "without_rnn", "without_step2"]
     assert set(frame["model"]) == {*config.MODELS, tables.AVERAGE, tables.ENSEMBLE}
@@ -135,21 +135,20 @@ def test_significance_follows_the_gap(tmp_path):
 
 
 def test_a_gap_is_refused(run):
-    results, table, _ = run
-    path = results / "evaluation" / "students" / "proposed.csv"
-    rows = pd.read_csv(path)
-    rows[rows["model"] != "BEATs"].to_csv(path, index=False)
+    table = run[1]
+    whole = table["proposed"]
+    table["proposed"] = [path for path in whole if "BEATs" not in path]
     with pytest.raises(config.UserError, match="no score of BEATs"):
         tables.table1(table, published_dir=PUBLISHED)
-    rows.loc[3, "psds1"] = np.nan
-    rows.to_csv(path, index=False)
-    with pytest.raises(config.UserError, match="empty"):
-        tables.table1(table, published_dir=PUBLISHED)
-    rows.dropna().to_csv(path, index=False)
+    table["proposed"] = whole[1:]
     with pytest.raises(config.UserError, match="different seeds"):
         tables.table1(table, published_dir=PUBLISHED)
+    table["proposed"], path = whole, Path(whole[3])
+    pd.read_csv(path).assign(psds1=np.nan).to_csv(path, index=False)
+    with pytest.raises(config.UserError, match="empty"):
+        tables.table1(table, published_dir=PUBLISHED)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"proposed\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"BEATs/seed1\.csv"):
         tables.table1(table, published_dir=PUBLISHED)
 
 

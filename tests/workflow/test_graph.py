@@ -16,6 +16,9 @@ def test_the_papers_graph_is_planned_without_data(clone, profile):
     # three sets of 15 teachers (without_kd shares those of without_rnn); four sets of 15 students
     assert (teachers, students, planned["ensemble"], planned["acquire"]) == (45, 60, 3, 248)
     assert (planned["step2"], planned["step2_external"], planned["soft_labels"]) == (2, 3, 2)
+    # each is scored by itself: 60 students and, for the row without distillation, 15 teachers
+    assert [planned[f"evaluate_seed{seed}"] for seed in (1, 2, 3)] == [25, 25, 25]
+    assert "evaluate_ensemble" not in planned
 
 
 def documented_jobs() -> dict[str, dict[str, int]]:
@@ -72,6 +75,7 @@ def test_everything_is_planned_for_the_demo(clone):
     assert [planned[f"downstream_{pack}"] for pack in packs] == [9, 9]
     assert [planned[f"step2_{pack}"] for pack in packs] == [1, 1] and planned["report"] == 1
     assert not {"weak_ensemble", "soft_labels"} & set(planned)
+    assert [planned[f"evaluate_{pack}_seed1_2_3"] for pack in packs] == [7, 7] and planned["evaluate_ensemble"] == 3
 
 
 def test_what_a_job_reads_is_declared(clone):
@@ -92,15 +96,17 @@ def test_what_a_job_reads_is_declared(clone):
         and teacher & groups == shards
         and f"{data}/labels/audioset_eval_strong.tsv" not in teacher
     )
-    scored = inputs[f"{out}/evaluation/students/proposed.csv"]
+    scored = inputs[f"{out}/evaluation/students/proposed/ATST-F/seed1.csv"]
     assert scored >= labels | {f"{data}/labels/audioset_eval_strong.tsv"} and scored & groups == evaluation
+    assert scored >= {f"{data}/miniature/audioset/summary.json"}
     assert inputs[f"{out}/ensembles/proposed.h5"] & groups == shards
     assert inputs[f"{out}/checkpoints/step2/ATST-F/model.safetensors"] >= groups
+    assert inputs[f"{out}/evaluation/step2/ATST-F.csv"] >= groups
     report = inputs[f"{out}/report.html"]
     assert report >= {
         *(f"{data}/coverage/{group}.tsv" for group in ("strong", "eval", "weak")),
         f"{out}/table2.csv",
-        f"{out}/evaluation/teachers/proposed.per_class.csv",
+        f"{out}/evaluation/teachers/proposed/BEATs/seed2.per_class.csv",
         f"{out}/students/li_et_al/M2D/seed3/history.jsonl",
         f"{out}/checkpoints/step2/ASiT/spec.json",
     }
@@ -149,7 +155,7 @@ def test_students_of_a_ready_made_file_need_no_teachers(clone, tmp_path):
     student = inputs["results/students/proposed/M2D/seed2/model.safetensors"]
     assert f"{tmp_path}/x.h5" in student and "results/ensembles" not in student
     assert not [out for out in inputs if "/proposed" in out and ("teachers/" in out or "ensembles/" in out)]
-    assert (planned["ensemble"], planned["evaluate"]) == (2, 6)
+    assert (planned["ensemble"], planned["evaluate_ensemble"], planned["evaluate_seed1"]) == (2, 2, 30)
     assert planned["teachers"] == planned["significance"] == planned["report"] == 1
     assert planned["soft_labels"] == 2  # those of Step 2
 
@@ -163,8 +169,8 @@ def test_a_ready_made_file_is_fetched_once_and_a_run_can_be_without_any_teacher(
     )
     planned = jobs(run := snakemake(clone, "-n", "--configfile", str(path)))
     students = sum(n for rule, n in planned.items() if rule.startswith("student_seed"))
-    assert (planned["soft_labels"], students, planned["evaluate"]) == (3, 45, 3)
-    assert not [rule for rule in planned if "teacher" in rule or rule == "ensemble"]
+    assert (planned["soft_labels"], students, planned["evaluate_seed1"]) == (3, 45, 15)
+    assert not [rule for rule in planned if "teacher" in rule or "ensemble" in rule]
     assert planned["table1"] == planned["significance"] == planned["report"] == 1
     inputs = {out: text for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
     assert "data/soft_labels/a+b.h5" in inputs["results/students/without_step2/M2D/seed2/model.safetensors"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import copy_repository, jobs, snakemake
+from filelock import FileLock
 
 CONFIG = ("--configfile", "config/demo.yaml", "tests/workflow/tiny.yaml")
 RESULTS = ("table1.csv", "table1.md", "table1.tex", "teachers.csv", "significance.csv", "table2.csv", "report.html")
@@ -91,29 +93,22 @@ TABLE1 = {"table1": 1, "significance": 1}
 ALL_TABLES = {**TABLE1, "teachers": 1, "table2": 1}
 # What follows from teachers, students, Step 2 and new audio, with the jobs of the change itself.
 FROM_STUDENTS = {"student": 3, "evaluate": 3, "downstream": 3, **TABLE1, "table2": 1}
-FROM_TEACHERS = {"teacher": 3, "ensemble": 3, "student": 3, "evaluate": 6, "downstream": 3, **ALL_TABLES}
+FROM_TEACHERS = {
+    **{"teacher": 3, "ensemble": 3, "evaluate_ensemble": 3, "student": 3, "evaluate": 6, "downstream": 3},
+    **ALL_TABLES,
+}
 STEP2_SCORES = {"evaluate_step2": 2, "table_step2": 1}
 WEAK = {"weak_member": 1, "weak_ensemble": 1}
 FROM_STEP2 = {
     **WEAK,
-    "step2": 1,
+    **{"step2": 1, "teacher": 2, "ensemble": 2, "evaluate_ensemble": 2, "student": 2, "evaluate": 4, "downstream": 6},
     **STEP2_SCORES,
-    "teacher": 2,
-    "ensemble": 2,
-    "student": 2,
-    "evaluate": 4,
-    "downstream": 6,
     **ALL_TABLES,
 }
 TRAININGS = {
     **WEAK,
-    "step2": 1,
+    **{"step2": 1, "teacher": 3, "ensemble": 3, "evaluate_ensemble": 3, "student": 4, "evaluate": 7, "downstream": 6},
     **STEP2_SCORES,
-    "teacher": 3,
-    "ensemble": 3,
-    "student": 4,
-    "evaluate": 7,
-    "downstream": 6,
     **ALL_TABLES,
 }
 
@@ -125,7 +120,10 @@ TRAININGS = {
         ("settings: {li_et_al: {student: {recipe: {momentum: 0.8}}}}", {"student": 1, "evaluate": 1, **TABLE1}),
         ("teacher: {recipe: {epochs: 2}}", FROM_TEACHERS),
         # the teachers of `proposed` are then those of without_rnn, which are scored once
-        ("teacher: {sequence_model: null}", {**FROM_TEACHERS, "teacher": 2, "ensemble": 2, "evaluate": 5}),
+        (
+            "teacher: {sequence_model: null}",
+            {**FROM_TEACHERS, "teacher": 2, "ensemble": 2, "evaluate_ensemble": 2, "evaluate": 5},
+        ),
         ("step2: {recipe: {augment: {mixup: 0.3}}}", FROM_STEP2),
         ("step2: {recipe: {distillation_weight: 0.6}}", {k: v for k, v in FROM_STEP2.items() if k not in WEAK}),
         ("recipe: {clip_gradient: 1.0}", {**TRAININGS, "student": 3, "evaluate": 6, "downstream": 9}),
@@ -135,7 +133,7 @@ TRAININGS = {
             "seeds: [1, 3]",
             {k: v for k, v in TRAININGS.items() if "step2" not in k and k not in WEAK} | {"downstream": 3},
         ),
-        ("evaluation: {median_seconds: 0.36}", {"evaluate": 7, **TABLE1, "teachers": 1}),
+        ("evaluation: {median_seconds: 0.36}", {"evaluate": 7, "evaluate_ensemble": 3, **TABLE1, "teachers": 1}),
         ("evaluation: {batch_size: 10}", {**FROM_TEACHERS, "evaluate": 7, **STEP2_SCORES} | {"teacher": 0}),
         ("evaluation: {alpha: 0.1}", {"significance": 1}),
         ("downstream: {DESED: {frozen: {epochs: 2}}}", {"downstream": 3, "table2": 1}),
@@ -181,8 +179,9 @@ NOT_READ_BY_STEP1 = {"clips": 3, "acquire": 4, "gate": 3, **TRAININGS}
         ("results/tiny/students/li_et_al/ATST-F/seed1/model.safetensors", {"evaluate": 1, **TABLE1}),
         ("results/tiny/students/proposed/fPaSST/seed2/history.jsonl", {"report": 1}),
         ("results/tiny/students/without_rnn/fPaSST/seed2/spec.json", {"evaluate": 1, **TABLE1}),
-        ("results/tiny/evaluation/teachers/proposed.csv", {"teachers": 1}),
-        ("results/tiny/evaluation/students/proposed.per_class.csv", {"report": 1}),
+        ("results/tiny/evaluation/teachers/proposed/ATST-F/seed1.csv", {"teachers": 1}),
+        ("results/tiny/evaluation/ensembles/proposed.csv", {"teachers": 1}),
+        ("results/tiny/evaluation/students/proposed/fPaSST/seed2.per_class.csv", {"report": 1}),
         ("config/published/table2.csv", {"table2": 1}),
         ("scripts/train.py", {}),
         ("src/framekd/losses.py", {}),
@@ -199,7 +198,10 @@ def test_a_changed_file_reruns_exactly_what_reads_it(done, file, expected):
 
 
 def test_a_file_that_was_only_touched_reruns_nothing(done):
-    for file in ("results/tiny/data/labels/audioset_train_strong.tsv", "results/tiny/evaluation/teachers/proposed.csv"):
+    for file in (
+        "results/tiny/data/labels/audioset_train_strong.tsv",
+        "results/tiny/evaluation/ensembles/proposed.csv",
+    ):
         (done / file).touch()
     assert rerun(done) == {}
 
@@ -238,11 +240,50 @@ def _ten_seconds(samples: np.ndarray) -> np.ndarray:
     return wave
 
 
+ONE_BY_ONE = ("models_per_job=1", "seeds_per_job=1")
+
+
+def test_one_student_that_fails_for_good_costs_its_own_score_and_nothing_else(done, tmp_path):
+    folder = tmp_path / "framekd"
+    shutil.copytree(done, folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
+    out = folder / "results/tiny"
+    before = {(r["setting"], r["model"]): r for r in rows(out / "table1.csv")}
+    shutil.rmtree(out / "students/proposed"), shutil.rmtree(out / "evaluation/students/proposed")
+    for path in out.glob("table*"):
+        path.unlink()
+    broken = out / "students/proposed/fPaSST/seed2/.resume"
+    broken.mkdir(parents=True)
+    with FileLock(broken / "lock"):
+        run = snakemake(folder, "--cores", "2", "--keep-going", "all", *CONFIG, "--config", *ONE_BY_ONE)
+    assert run.returncode != 0 and "table1.partial.csv" in run.stderr, run.stdout + run.stderr
+    assert not (out / "table1.csv").exists() and not (out / "table2.partial.csv").exists()
+    assert len(rows(out / "table2.csv")) == 2 * 3 * 2 * 3  # they start from the first seeds
+    found = {(r["setting"], r["model"]): r for r in rows(out / "table1.partial.csv")}
+    assert found.keys() == before.keys()
+    for cell, row in found.items():
+        missing = row.pop("missing")
+        if cell == ("proposed", "fPaSST"):
+            assert row["n"] == "1" and missing.startswith(
+                "student fPaSST seed 2 of proposed: training failed: results/"
+            )
+            assert missing.endswith("see results/tiny/logs/students/proposed/fPaSST/seed2.log")
+            assert missing in (out / "table1.partial.md").read_text()
+        elif cell == ("proposed", "average"):
+            assert row["n"] == "1" and missing == "1 of 2 seeds have every model"
+        else:
+            assert row == before[cell] and missing == ""
+    # once nothing is in its way, the table is complete
+    run = snakemake(folder, "--cores", "2", "results/tiny/table1.csv", *CONFIG, "--config", *ONE_BY_ONE)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert {(r["setting"], r["model"]): r for r in rows(out / "table1.csv")} == before
+    assert not [*out.glob("*.partial.*")]
+
+
 def test_the_same_jobs_again_give_the_same_bytes(done):
     """Last in this file, since it makes what follows from these jobs out of date."""
     out = done / "results/tiny"
     weights = out / "students/proposed/fPaSST/seed1/model.safetensors"
-    table = out / "evaluation/students/proposed.csv"
+    table = out / "evaluation/students/proposed/fPaSST/seed1.csv"
     before = weights.read_bytes(), table.read_bytes()
     weights.unlink(), table.unlink()
     names = [str(path.relative_to(done)) for path in (weights, table)]

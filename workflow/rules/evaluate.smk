@@ -1,20 +1,56 @@
-# PSDS1 of every model of a setting on the evaluation clips, and of the ensemble of its teachers; then the tables.
-rule evaluate:
+# PSDS1 of every training on the evaluation clips, as it ends, and of the ensembles of teachers; then the tables.
+for pack in plan.packs(cfg.models, cfg.seeds):
+    scores = f"{R}/evaluation/{{stage}}/{{setting}}/{{model}}/seed{{seed}}"
+
+    rule:
+        name:
+            pack.rule("evaluate")
+        input:
+            unpack(
+                lambda w, pack=pack: plan.models(w.stage, w.setting, pack.members(w))
+            ),
+            **plan.clips("eval"),
+            coverage=ancient(plan.coverage("eval")),
+            subsets=plan.miniature("audioset"),
+        output:
+            tables=pack.files(f"{scores}.csv"),
+            per_class=pack.files(f"{scores}.per_class.csv"),
+            examples=(
+                pack.files(f"{scores}.examples.npz")[:1]
+                if cfg.seeds[0] in pack.seeds
+                else []
+            ),
+        log:
+            f"{R}/logs/evaluation/{{stage}}/{{setting}}/{pack.log}.log",
+        benchmark:
+            f"{R}/benchmarks/evaluation/{{stage}}/{{setting}}/{pack.log}.tsv"
+        wildcard_constraints:
+            stage="|".join(STAGES),
+        priority: 1
+        conda:
+            "../envs/framekd.yaml"
+        threads: plan.threads("evaluate")
+        resources:
+            **plan.resources("evaluate"),
+        params:
+            **plan.params(plan.evaluate_job, pack),
+        script:
+            "../../scripts/evaluate.py"
+
+
+rule evaluate_ensemble:
     input:
-        unpack(lambda w: plan.models(w.stage, w.setting)),
+        unpack(lambda w: plan.models("teachers", w.setting)),
         **plan.clips("eval"),
         coverage=ancient(plan.coverage("eval")),
         subsets=plan.miniature("audioset"),
     output:
-        table=f"{R}/evaluation/{{stage}}/{{setting}}.csv",
-        per_class=f"{R}/evaluation/{{stage}}/{{setting}}.per_class.csv",
-        examples=f"{R}/evaluation/{{stage}}/{{setting}}.examples.npz",
+        tables=[f"{R}/evaluation/ensembles/{{setting}}.csv"],
     log:
-        f"{R}/logs/evaluation/{{stage}}/{{setting}}.log",
+        f"{R}/logs/evaluation/ensembles/{{setting}}.log",
     benchmark:
-        f"{R}/benchmarks/evaluation/{{stage}}/{{setting}}.tsv"
-    wildcard_constraints:
-        stage="|".join(STAGES),
+        f"{R}/benchmarks/evaluation/ensembles/{{setting}}.tsv"
+    priority: 1
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("evaluate")
@@ -28,7 +64,7 @@ rule evaluate:
 
 rule table1:
     input:
-        scores=[plan.scores(setting) for setting in cfg.settings],
+        scores=[path for setting in cfg.settings for path in plan.scores(setting)],
         published="config/published/table1.csv",
     output:
         csv=f"{R}/table1.csv",
@@ -53,7 +89,7 @@ if plan.teacher_settings:
 
     use rule table1 as teachers with:
         input:
-            scores=plan.teacher_scores,
+            scores=[p for s in plan.teacher_settings for p in plan.teacher_scores(s)],
             published="config/published/teachers.csv",
         output:
             csv=f"{R}/teachers.csv",
@@ -69,7 +105,7 @@ if plan.teacher_settings:
 
 rule significance:
     input:
-        [plan.scores(setting) for setting in cfg.settings],
+        [path for setting in cfg.settings for path in plan.scores(setting)],
     output:
         f"{R}/significance.csv",
     log:

@@ -1,4 +1,4 @@
-"""PSDS1 of every model of a setting, and of the ensemble of its teachers, in one pass over the evaluation clips."""
+"""PSDS1 of trained models, or of the ensemble of teachers, in one pass over the evaluation clips."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from framekd.units import CLIP_SECONDS
 EXAMPLES = 6
 
 
-def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, str]) -> None:
-    """Score models, and write the table, the scores per class and some examples.
+def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, Sequence[str]]) -> None:
+    """Score models, each by itself, or (stage "ensembles") the average of their logits.
 
     Where the evaluation clips have subsets, column psds1 is that of the job's subset, and psds1_SUBSET of each other.
 
@@ -37,7 +37,8 @@ def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, str]) -> Non
         job: names the models, in the order of the inputs.
         inputs: stores, train_strong, eval_strong, mid_to_display_name, `weights` of the models, and `subsets`, at most
             one JSON file whose entry eval_subsets has the clip ids of each subset.
-        out: table (csv), per_class (csv), examples (npz).
+        out: lists of files. `tables` and `per_class` (csv) have one per model; `examples` (npz) has one for the first
+            model, or none. Of an ensemble: `tables` with one file.
     Raises:
         UserError: the job's subset is none of the file's.
     """
@@ -49,25 +50,27 @@ def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, str]) -> Non
     main = job.subset or "all"
     if main not in groups:
         raise UserError(f"evaluation.subset is {main!r}, but the evaluation clips have {', '.join(groups)}")
+    together = job.stage == "ensembles"
     found, shown = score_groups(
-        models, clips, groups, median_seconds=job.median_seconds, batch_size=job.batch_size, cross_check=job.cross_check
+        models,
+        clips,
+        groups,
+        median_seconds=job.median_seconds,
+        batch_size=job.batch_size,
+        cross_check=job.cross_check,
+        ensemble=together,
     )
-    names: list[tuple[str, int | None]] = [*job.models]
-    if job.stage == "teachers":
-        names.append((tables.ENSEMBLE, None))
-    rows = [
-        {
-            **_row(job, *name, found[main][i]),
-            "subset": main,
-            **{f"psds1_{other}": found[other][i].at(0.0) for other in groups if other != main},
-        }
-        for i, name in enumerate(names)
-    ]
-    tables.write_csv(out["table"], pd.DataFrame(rows), digits=9)
-    tables.write_csv(out["per_class"], per_class(job.models, found[main]), digits=9)
+    names: list[tuple[str, int | None]] = [(tables.ENSEMBLE, None)] if together else [*job.models]
+    for i, (name, path) in enumerate(zip(names, out["tables"], strict=True)):
+        others = {f"psds1_{other}": found[other][i].at(0.0) for other in groups if other != main}
+        row = {**_row(job, *name, found[main][i]), "subset": main, **others}
+        tables.write_csv(path, pd.DataFrame([row]), digits=9)
+    for name, result, path in zip(job.models, found[main], out.get("per_class", [])):
+        tables.write_csv(path, per_class(*name, result), digits=9)
     model, seed = job.models[0]
-    title = f"{job.stage} of {job.setting}: {model}, seed {seed}"
-    write_examples(out["examples"], shown, classes=clips.classes.names, title=title)
+    for path in out.get("examples", []):
+        title = f"{job.stage} of {job.setting}: {model}, seed {seed}"
+        write_examples(path, shown, classes=clips.classes.names, title=title)
 
 
 def evaluate_step2(job: EvaluateStep2Job, *, inputs: Inputs, out: str) -> None:
@@ -108,11 +111,17 @@ def _load(path: str, clips: ClipSet) -> FrameModel:
 
 
 def score(
-    models: Sequence[FrameModel], clips: ClipSet, *, median_seconds: float, batch_size: int, cross_check: int = 0
+    models: Sequence[FrameModel],
+    clips: ClipSet,
+    *,
+    median_seconds: float,
+    batch_size: int,
+    cross_check: int = 0,
+    ensemble: bool = False,
 ) -> tuple[list[PSDSResult], list[Example]]:
     """PSDS1 on all of `clips`: see :func:`score_groups`."""
     about: dict[str, Any] = {"median_seconds": median_seconds, "batch_size": batch_size, "cross_check": cross_check}
-    found, shown = score_groups(models, clips, {"all": set(clips.ids)}, **about)
+    found, shown = score_groups(models, clips, {"all": set(clips.ids)}, **about, ensemble=ensemble)
     return found["all"], shown
 
 
@@ -124,8 +133,9 @@ def score_groups(
     median_seconds: float,
     batch_size: int,
     cross_check: int = 0,
+    ensemble: bool = False,
 ) -> tuple[dict[str, list[PSDSResult]], list[Example]]:
-    """PSDS1 on each group of clips per model and, last, of their averaged logits, in one pass over the clips.
+    """PSDS1 on each group of clips, in one pass over them: per model, or only of their averaged logits.
 
     Clips are ranked by filtered logits: PSDS is the same for any increasing function of them.
 
@@ -136,6 +146,7 @@ def score_groups(
         median_seconds: length of the median filter.
         batch_size: clips per forward pass.
         cross_check: classes of the last result that sed_scores_eval scores too; 0 is none.
+        ensemble: score the average of the models' logits, and nothing else.
 
     Returns:
         The results by group, and the first model's scores on a few clips of the first group.
@@ -143,7 +154,8 @@ def score_groups(
     truth = clips.ground_truth()
     durations = dict(zip(clips.ids, np.minimum(clips.durations, CLIP_SECONDS).tolist(), strict=True))
     members = {name: [clip for clip in clips.ids if clip in ids] for name, ids in groups.items()}
-    scorers: dict[str, list[Any]] = {}
+    scorers: dict[str, list[PSDS]] = {}
+    checks: dict[str, CrossCheck] = {}
     for name, ids in members.items():
         events, seconds = {clip: truth[clip] for clip in ids}, {clip: durations[clip] for clip in ids}
         evaluated = evaluation_classes(clips.classes.names, events)
@@ -158,27 +170,31 @@ def score_groups(
                 notes={"median_seconds": median_seconds},
                 **about,
             )
-            for _ in range(len(models) + 1)
+            for _ in range(1 if ensemble else len(models))
         ]
         if cross_check:
-            scorers[name].append(CrossCheck(evaluated, events, seconds, count=cross_check, seed=0, **about))
+            checks[name] = CrossCheck(evaluated, events, seconds, count=cross_check, seed=0, **about)
     first, shown = next(iter(members)), list[Example]()
     for batch, found in batch_logits(models, chunks(clips, batch_size), device=default_device()):
         values: list[np.ndarray] = [frames.transpose(1, 2).cpu().numpy() for frames, _ in found]
-        values.append(np.stack(values).mean(axis=0, dtype=np.float32))
-        filtered = [median_filter(one, seconds=median_seconds) for one in values]
+        scored = [np.stack(values).mean(axis=0, dtype=np.float32)] if ensemble else values
+        filtered = [median_filter(one, seconds=median_seconds) for one in scored]
         for name, group in groups.items():
             rows = [i for i, clip in enumerate(batch.ids) if clip in group]
-            # The cross-check, if there is one, scores the averaged logits too.
-            for scorer, one in zip(scorers[name], [*filtered, filtered[-1]] if rows else []):
-                scorer.add([batch.ids[i] for i in rows], one[rows])
+            if not rows:
+                continue
+            inside = [batch.ids[i] for i in rows]
+            for scorer, one in zip(scorers[name], filtered, strict=True):
+                scorer.add(inside, one[rows])
+            if name in checks:
+                checks[name].add(inside, filtered[-1][rows])
         for i, clip in enumerate(batch.ids):
             if clip in groups[first] and len(shown) < EXAMPLES:
                 probabilities = torch.from_numpy(values[0][i].T).sigmoid().numpy()
                 shown.append(Example(clip, batch.waveform[i].numpy(), truth[clip], probabilities))
-    results = {name: [scorer.result() for scorer in some[: len(models) + 1]] for name, some in scorers.items()}
-    for name, some in scorers.items() if cross_check else ():
-        some[-1].verify(results[name][-1])
+    results = {name: [scorer.result() for scorer in some] for name, some in scorers.items()}
+    for name, check in checks.items():
+        check.verify(results[name][-1])
     return results, shown
 
 
@@ -197,11 +213,10 @@ def _row(job: EvaluateJob, model: str, seed: int | None, result: PSDSResult) -> 
     }
 
 
-def per_class(names: Sequence[tuple[str, int]], results: Sequence[PSDSResult]) -> pd.DataFrame:
+def per_class(model: str, seed: int, result: PSDSResult) -> pd.DataFrame:
     """PSDS1 of each class: columns model, seed, class, psds1, events (true ones in the evaluation clips)."""
     rows = [
         {"model": model, "seed": seed, "class": name, "psds1": value, "events": result.events_per_class[name]}
-        for (model, seed), result in zip(names, results, strict=False)
         for name, value in result.per_class.items()
     ]
     return pd.DataFrame(rows)

@@ -30,6 +30,7 @@ def job_log(snakemake: Any) -> Iterator[None]:
         os.environ[name] = str(snakemake.threads)
     keep_freed_memory()
     log, began = Path(snakemake.log[0]), time.time()
+    log.with_suffix(".json").unlink(missing_ok=True)  # a log without a record is that of a job that did not end well
     with (
         log.open("w", buffering=1) as stream,
         _descriptors_to(stream),

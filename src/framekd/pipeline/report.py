@@ -12,10 +12,11 @@ from framekd.report import ReportInputs, write_report
 
 def report(job: ReportJob, *, inputs: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Write the page, the cost of the trainings and the orderings; print what is missing in it."""
-    scored = zip(job.evaluations, inputs["evaluations"], inputs["per_class"], inputs["examples"], strict=True)
+    scored = zip(job.evaluations, inputs["evaluations"], inputs["per_class"], strict=True)
     files = ReportInputs(
         tables={name: Path(path) for name, path in zip(job.tables, inputs["tables"], strict=True)},
-        evaluations=[(*name, Path(table), Path(classes), Path(clips)) for name, table, classes, clips in scored],
+        evaluations=[(*name, Path(table), Path(classes)) for name, table, classes in scored],
+        examples=Path(inputs["examples"][0]),
         histories=[(*name, Path(path)) for name, path in zip(job.histories, inputs["histories"], strict=True)],
         specs=[(stage, Path(path)) for stage, path in zip(job.costs, inputs["costs"], strict=True)],
         coverage=[Path(path) for path in inputs["coverage"]],

@@ -6,23 +6,37 @@ from collections.abc import Sequence
 
 from framekd import tables
 from framekd.jobs import SignificanceJob, TableJob
+from framekd.pipeline.partial import remove_partial_table
 
 
 def write_table(job: TableJob, *, scores: Sequence[str], csv: str) -> None:
-    """Write a table to `csv`, with .md and .tex beside it. `scores` has a file per setting (Step 2: per
-    model; Table II: per downstream job)."""
+    """Write a table to `csv`, with .md and .tex beside it, and remove what was written while it was not complete.
+
+    Args:
+        job: which table, of which settings.
+        scores: as many files for each setting, one setting after the other; of Step 2 a file per model, of Table II
+            one per downstream job.
+        csv: the table.
+    """
     if job.table in ("table2", "step2"):
         by_file = {"table2": tables.write_table2, "step2": tables.write_step2}[job.table]
         by_file(scores, csv, miniature=job.miniature)
-        return
-    write = {"table1": tables.write_table1, "teachers": tables.write_teachers}[job.table]
-    write(dict(zip(job.settings, scores, strict=True)), csv, miniature=job.miniature)
+    else:
+        write = {"table1": tables.write_table1, "teachers": tables.write_teachers}[job.table]
+        write(_by_setting(job.settings, scores), csv, miniature=job.miniature)
+    remove_partial_table(csv)
+
+
+def _by_setting(settings: Sequence[str], scores: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Setting → its files; each setting has as many."""
+    each = len(scores) // len(settings)
+    return {name: scores[i * each : (i + 1) * each] for i, name in enumerate(settings)}
 
 
 def write_significance(job: SignificanceJob, *, scores: Sequence[str], csv: str) -> None:
     """Write the significance tests between the settings to `csv`."""
     tables.write_significance(
-        dict(zip(job.settings, scores, strict=True)),
+        _by_setting(job.settings, scores),
         csv,
         alpha=job.alpha,
         comparisons=job.comparisons,

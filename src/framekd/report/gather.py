@@ -24,7 +24,8 @@ class ReportInputs:
     Attributes:
         tables: name ("table1", "teachers", "significance", "table2", "step2") → .csv. A run without teachers has no
             "teachers", one without AudioSet Weak no "step2".
-        evaluations: (stage, setting, table .csv, per-class .csv, examples .npz).
+        evaluations: (stage, setting, table .csv, per-class .csv) of each training.
+        examples: clips with a model's scores (.npz), if there is such a file.
         histories: (stage, setting, model, seed, history.jsonl). Step 2 has the setting "Step 2" and the seed "".
         specs: (stage, spec.json of a training or result.json of a searched rate).
         coverage: the clips by split, class and state (.tsv), a file per group of clips.
@@ -32,7 +33,8 @@ class ReportInputs:
     """
 
     tables: Mapping[str, Path]
-    evaluations: Sequence[tuple[str, str, Path, Path, Path]] = ()
+    evaluations: Sequence[tuple[str, str, Path, Path]] = ()
+    examples: Path | None = None
     histories: Sequence[tuple[str, str, str, str, Path]] = ()
     specs: Sequence[tuple[str, Path]] = ()
     coverage: Sequence[Path] = ()
@@ -88,7 +90,7 @@ def _csv(path: Path, found: Findings, **options) -> pd.DataFrame | None:
 
 def _evaluations(inputs: ReportInputs, found: Findings) -> None:
     rows, classes = [], []
-    for stage, setting, table, per_class, _ in inputs.evaluations:
+    for stage, setting, table, per_class in inputs.evaluations:
         if (frame := _csv(table, found)) is not None:
             rows.append(frame)
         if (frame := _csv(per_class, found)) is not None:
@@ -130,14 +132,12 @@ def _reason(path: str | Path, error: Exception) -> str:
 
 
 def _examples(inputs: ReportInputs, found: Findings) -> None:
-    """Example clips of the proposed students; without them, of the first evaluation."""
-    listed = {(stage, setting): path for stage, setting, _, _, path in inputs.evaluations}
-    proposed = listed.get(("students", "proposed"))
-    for path in [proposed] if proposed else list(listed.values())[:1]:
-        try:
-            found.examples.append(read_examples(path))
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            found.missing.append(f"example clips: {_reason(path, error)}")
+    if inputs.examples is None:
+        return
+    try:
+        found.examples.append(read_examples(inputs.examples))
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        found.missing.append(f"example clips: {_reason(inputs.examples, error)}")
 
 
 def _costs(inputs: ReportInputs, found: Findings) -> None:

@@ -1,14 +1,16 @@
 """The paper's tables from the evaluations' rows, with the published numbers. All values are percent."""
 
-from framekd.tables.build import orderings, significance, step2, table1, table2, teachers
+from framekd.tables.build import orderings, partial, significance, step2, table1, table2, teachers
 from framekd.tables.output import (
     MINIATURE_NOTE,
     TITLES,
     notes_of,
+    partial_files,
     wide_settings,
     wide_step2,
     wide_table2,
     write_csv,
+    write_partial,
     write_significance,
     write_step2,
     write_table1,
@@ -24,6 +26,8 @@ from framekd.tables.rows import (
     TASKS,
     Paths,
     in_order,
+    read,
+    subsets,
     title_of,
 )
 
@@ -40,8 +44,12 @@ __all__ = [
     "in_order",
     "notes_of",
     "orderings",
+    "partial",
+    "partial_files",
+    "read",
     "significance",
     "step2",
+    "subsets",
     "table1",
     "table2",
     "teachers",
@@ -50,6 +58,7 @@ __all__ = [
     "wide_step2",
     "wide_table2",
     "write_csv",
+    "write_partial",
     "write_significance",
     "write_step2",
     "write_table1",

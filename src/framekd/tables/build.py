@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +28,14 @@ from framekd.tables.rows import (
     title_of,
 )
 
+KEYS = {
+    "table1": ["setting", "model"],
+    "teachers": ["setting", "model"],
+    "table2": ["model", "checkpoint", "mode", "task"],
+}
+"""Table → the columns that name a cell."""
+TOGETHER = (AVERAGE, ENSEMBLE)
+
 
 def _std(values: list[float]) -> float:
     """Sample standard deviation; NaN for a single value."""
@@ -38,7 +46,7 @@ def _std(values: list[float]) -> float:
 
 
 def _row(values: list[float], reference: float | None) -> dict[str, float]:
-    mean = sum(values) / len(values)
+    mean = sum(values) / len(values) if values else math.nan
     reference = math.nan if reference is None else reference
     return {
         "mean": mean,
@@ -52,6 +60,38 @@ def _row(values: list[float], reference: float | None) -> dict[str, float]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = list(values)
     return None if not known or None in known else sum(known) / len(known)  # type: ignore[arg-type]
+
+
+def partial(
+    name: str,
+    cells: Mapping[tuple[str, ...], tuple[Sequence[Mapping[str, float]], Sequence[str]]],
+    *,
+    published_dir: str | Path = PUBLISHED,
+) -> pd.DataFrame:
+    """A table of which values are missing. Columns as the complete table, and `missing`.
+
+    Args:
+        name: "table1", "teachers" or "table2".
+        cells: key of the cell (setting, model; or model, checkpoint, mode, task) → its values in percent, by name of
+            the subset ("" is that of column mean), and a sentence for each value that is missing.
+        published_dir: folder of the paper's numbers.
+    Returns:
+        A row per cell. A cell without values has no mean and n = 0.
+    """
+    keys = KEYS[name]
+    reference = published(name, keys, directory=published_dir)
+    further = dict.fromkeys(name for values, _ in cells.values() for value in values for name in value if name)
+    rows = []
+    for key, (values, missing) in cells.items():
+        paper = reference.get(key)
+        if key[-1] == AVERAGE:
+            paper = _mean(reference.get(other) for other in cells if other[0] == key[0] and other[1] not in TOGETHER)
+        row = {**dict(zip(keys, key)), **_row([value[""] for value in values], paper)}
+        for name in further:
+            other = _row([value[name] for value in values if name in value], None)
+            row |= {f"mean_{name}": other["mean"], f"std_{name}": other["std"]}
+        rows.append({**row, "missing": "; ".join(missing)})
+    return pd.DataFrame(rows)
 
 
 def _setting_rows(setting: str, by_model: dict[str, list[float]], reference: dict[tuple, float]) -> list[dict]:
@@ -70,7 +110,7 @@ def table1(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.Data
     Columns setting, model, mean, std, n, published, difference; where the run was scored on further subsets of the
     evaluation clips, also mean_SUBSET and std_SUBSET.
     """
-    reference = published("table1", ["setting", "model"], directory=published_dir)
+    reference = published("table1", KEYS["table1"], directory=published_dir)
 
     def rows(column: str) -> list[dict]:
         found = all_scores(settings, column)
@@ -81,7 +121,7 @@ def table1(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.Data
 
 def teachers(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
     """Teachers of each setting by model, their average and, if it was evaluated, their ensemble. Columns as Table I."""
-    reference = published("teachers", ["setting", "model"], directory=published_dir)
+    reference = published("teachers", KEYS["teachers"], directory=published_dir)
 
     def rows(column: str) -> list[dict]:
         out: list[dict] = []
@@ -122,7 +162,7 @@ def significance(
         other = scores(settings[setting])
         for model in [name for name in ours if name != AVERAGE]:
             if model not in other:
-                raise UserError(f"{settings[setting]}: no score of {model}, which proposed has")
+                raise UserError(f"{setting}: no score of {model}, which proposed has")
             test = compare(
                 ours[model], other[model], comparisons=comparisons, alpha=alpha, threshold=epsilon, seed=seed
             )
@@ -151,7 +191,7 @@ def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED
     Raises:
         UserError: a combination of the models, checkpoints, modes and tasks that occur has no value.
     """
-    keys = ["model", "checkpoint", "mode", "task"]
+    keys = KEYS["table2"]
     reference = published("table2", keys, directory=published_dir)
     frame = pd.concat([read(path, (*keys, "seed", "value")) for path in paths], ignore_index=True)
     orders = [list(dict.fromkeys(frame["model"])), list(CHECKPOINT_TITLES), list(MODES), list(TASKS)]

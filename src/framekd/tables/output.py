@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from framekd.files import write_text
-from framekd.tables.build import significance, step2, table1, table2, teachers
+from framekd.tables.build import partial, significance, step2, table1, table2, teachers
 from framekd.tables.rows import CHECKPOINT_TITLES, MODES, PUBLISHED, Paths, title_of
 
 MINIATURE_NOTE = (
@@ -30,9 +30,12 @@ def percent(mean: float, std: float, paper: float) -> str:
 
 def _cell(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
+    if row["n"] == 0:
+        return "missing"
     further = [name.removeprefix("mean_") for name in rows.columns if name.startswith("mean_")]
     others = [f"{name} {percent(row[f'mean_{name}'], row[f'std_{name}'], math.nan)}" for name in further]
-    return "; ".join([percent(row["mean"], row["std"], row["published"]), *others])
+    text = "; ".join([percent(row["mean"], row["std"], row["published"]), *others])
+    return f"{text}, n = {row['n']}" if row.get("missing") else text
 
 
 def wide_settings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -150,6 +153,32 @@ def write_step2(
     notes = ["Each cell: mAP (published value, difference)."] + ([MINIATURE_NOTE] if miniature else [])
     _write_all(Path(csv), frame, wide_step2(frame), title=TITLES["step2"], notes=notes)
     return frame
+
+
+def write_partial(
+    name: str,
+    cells: Mapping[tuple[str, ...], tuple[Sequence[Mapping[str, float]], Sequence[str]]],
+    csv: str | Path,
+    *,
+    miniature: bool = False,
+    published_dir: str | Path = PUBLISHED,
+) -> list[Path]:
+    """Write what there is of table `name` beside its `csv`, as .partial.csv and .partial.md (see `partial`)."""
+    frame = partial(name, cells, published_dir=published_dir)
+    wide = wide_table2(frame) if name == "table2" else wide_settings(frame)
+    reasons = dict.fromkeys(reason for _, missing in cells.values() for reason in missing)
+    notes = notes_of(miniature=miniature)
+    if reasons:
+        notes.append("\n".join(["Missing:", "", *(f"- {reason}" for reason in reasons)]))
+    table, page = partial_files(csv)
+    write_csv(table, frame)
+    write_text(page, markdown(wide, title=f"Not complete. {TITLES[name]}", notes=notes))
+    return [table, page]
+
+
+def partial_files(csv: str | Path) -> tuple[Path, Path]:
+    """Where what there is of a table is written: .partial.csv and .partial.md."""
+    return Path(csv).with_suffix(".partial.csv"), Path(csv).with_suffix(".partial.md")
 
 
 def write_significance(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,8 +23,10 @@ TASKS = ("DESED", "DC16-T2", "MAESTRO")
 MODES = {"frozen": "frozen", "finetune": "fine-tuned"}
 CHECKPOINT_TITLES = {"step1": "Step 1", "step2": "Step 2", "full": "full"}
 
-Paths = Mapping[str, str | Path]
-"""Setting → .csv of its evaluation."""
+Files = str | Path | Sequence[str | Path]
+"""One .csv, or several whose rows belong together."""
+Paths = Mapping[str, Files]
+"""Setting → .csv of its trainings' scores."""
 
 
 def title_of(setting: str) -> str:
@@ -49,13 +51,20 @@ def read(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
     return frame
 
 
-def subsets(path: str | Path) -> list[str]:
+def subsets(paths: Files) -> list[str]:
     """Further subsets of the evaluation clips that a run was scored on, beside the one of column psds1."""
-    names = (name.removeprefix("psds1_") for name in read(path, ("psds1",)).columns if name.startswith("psds1_"))
+    frame, _ = _read_all(paths, ("psds1",))
+    names = (name.removeprefix("psds1_") for name in frame.columns if name.startswith("psds1_"))
     return [name for name in names if name != "variance_penalty"]
 
 
-def scores(path: str | Path, column: str = "psds1") -> dict[str, list[float]]:
+def _read_all(paths: Files, columns: Iterable[str]) -> tuple[pd.DataFrame, str | Path]:
+    """The rows of all files, and the name of the first, for messages."""
+    files = [paths] if isinstance(paths, str | Path) else list(paths)
+    return pd.concat([read(path, tuple(columns)) for path in files], ignore_index=True), files[0]
+
+
+def scores(paths: Files, column: str = "psds1") -> dict[str, list[float]]:
     """PSDS1 (of `column`) in percent per model, in the order of the seeds.
 
     `average` is the mean over models, one per seed. Rows of an ensemble are left out.
@@ -63,12 +72,12 @@ def scores(path: str | Path, column: str = "psds1") -> dict[str, list[float]]:
     Raises:
         UserError: a score is empty, or the models have different seeds.
     """
-    frame = read(path, ("model", "seed", column))
+    frame, path = _read_all(paths, ("model", "seed", column))
     frame = frame[frame["model"] != ENSEMBLE]
     if frame.empty:
         raise UserError(f"{path}: has no row of any model; run the evaluation again")
     if frame[column].isna().any():
-        raise UserError(f"{path}: {frame.loc[frame['psds1'].isna(), 'model'].iloc[0]} has an empty score")
+        raise UserError(f"{path}: {frame.loc[frame[column].isna(), 'model'].iloc[0]} has an empty score")
     models = list(dict.fromkeys(frame["model"]))
     out: dict[str, list[float]] = {}
     seeds = set()
@@ -82,9 +91,9 @@ def scores(path: str | Path, column: str = "psds1") -> dict[str, list[float]]:
     return out
 
 
-def ensemble_score(path: str | Path, column: str = "psds1") -> list[float]:
+def ensemble_score(paths: Files, column: str = "psds1") -> list[float]:
     """PSDS1 (of `column`) in percent of the ensemble among the evaluated teachers; empty if it was not evaluated."""
-    frame = read(path, ("model", column))
+    frame, path = _read_all(paths, ("model", column))
     rows = frame[frame["model"] == ENSEMBLE]
     if rows[column].isna().any():
         raise UserError(f"{path}: the ensemble has an empty score")
@@ -97,7 +106,7 @@ def all_scores(paths: Paths, column: str = "psds1") -> dict[str, dict[str, list[
     first = next(iter(out.values()))
     for name, found in out.items():
         for model in (first.keys() | found.keys()) - (first.keys() & found.keys()):
-            raise UserError(f"{paths[name]}: no score of {model} in every setting; every setting needs every model")
+            raise UserError(f"{name}: no score of {model} in every setting; every setting needs every model")
     return out
 
 
