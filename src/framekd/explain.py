@@ -162,6 +162,7 @@ PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ("ensembles/(?P<setting>[^/]+)", lambda plan, w, pack: plan.ensemble_job(w)),
     ("soft_labels/(?P<file>.+)", lambda plan, w, pack: plan.soft_labels_job(w)),
     ("evaluation/(?P<stage>teachers|students)/(?P<setting>[^/]+)", lambda plan, w, pack: plan.evaluate_job(w)),
+    ("evaluation/step2/(?P<model>[^/]+)", lambda plan, w, pack: plan.evaluate_step2_job(w)),
     ("downstream/(?P<task>[^/]+)/(?P<checkpoint>[^/]+)/.+", lambda plan, w, pack: plan.downstream_job(w, pack)),
     ("tables/significance", lambda plan, w, pack: plan.significance_job(w)),
     ("tables/(?P<table>[^/]+)", lambda plan, w, pack: plan.table_job(w, w.table)),
@@ -195,12 +196,15 @@ def reads(record: Record, plan: Plan) -> set[str] | None:
             files += plan.soft_labels(stage, setting)
         elif kind == "ensembles":
             files = _flat(plan.models("teachers", rest[0]))
+        elif kind == "evaluation" and rest[0] == "step2":
+            files = _flat(plan.checkpoints("step2", [rest[1]]))
         elif kind == "evaluation":
             files = _flat(plan.models(rest[0], rest[1]))
         elif kind == "downstream":
             files = _flat(plan.checkpoints(rest[1], pack.models or ()))
         elif kind == "tables" and rest[0] != "teachers":
-            files = plan.downstream if rest[0] == "table2" else [plan.scores(setting) for setting in plan.settings]
+            of_settings = [plan.scores(setting) for setting in plan.settings]
+            files = {"table2": plan.downstream, "step2": plan.step2_scores}.get(rest[0], of_settings)
         else:
             return None
     except (UserError, KeyError, AssertionError):
