@@ -2,16 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench docs versions lock
+.PHONY: help env demo miniature-checkpoints test lint bench docs versions lock
 
 help:            ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 env:             ## set up .venv, unless it is up to date (after damage: make env OPTIONS=--reinstall)
 	@$(PYTHON) tools/env.py $(OPTIONS)
 
 demo: env        ## the whole pipeline on the embedded miniature -> results/demo/
 	@$(BIN)/python tools/demo.py
+
+miniature-checkpoints: env   ## train the demo's Step 1 checkpoints -> miniature/checkpoints/
+	@$(BIN)/python tools/miniature_checkpoints.py
 
 test: env        ## all tests
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile

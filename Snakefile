@@ -13,7 +13,7 @@ os.environ["PYTHONPATH"] = (
     f"{workflow.basedir}/src"  # for the jobs, in whatever environment they run
 )
 
-from framekd.config import UserError, load
+from framekd.config import GROUPS, UserError, load
 from framekd.graph import STAGES, TASKS
 from framekd.plan import Plan
 
@@ -34,6 +34,7 @@ wildcard_constraints:
     setting="|".join(cfg.settings),
     task="|".join(TASKS),
     checkpoint="step1|step2|full",
+    group="|".join(GROUPS),
     shard=r"\d{4}",
 
 

@@ -183,15 +183,16 @@ def planning(folder: Path, n_weak: int) -> list[tuple]:
                 file.write(f'{offset + i:011d}, 30.000, 40.000, "{weak.mids[a]},{weak.mids[b]}"\n')
     options = dict(weak_splits=("balanced_train", "unbalanced_train"), expected_classes=(447, 416, 407), shards=200)
     out = folder / "clips.tsv"
+    more = f"{n_weak:,} clips of AudioSet Weak"
     return [
         (
-            "plan of AudioSet Strong (1.07 million rows), s",
-            cpu(lambda: plan_clips(paths, out, weak=False, **options), repeats=1),
+            f"plan of AudioSet Strong (1.07 million rows) beside {more}, s",
+            cpu(lambda: plan_clips(paths, out, group="strong", **options), repeats=1),
             None,
         ),
         (
-            f"plan of AudioSet Strong and Weak ({n_weak:,} clips more), s",
-            cpu(lambda: plan_clips(paths, out, weak=True, **options), repeats=1),
+            f"plan of {more}, s",
+            cpu(lambda: plan_clips(paths, out, group="weak", **options), repeats=1),
             None,
         ),
     ]

@@ -146,7 +146,7 @@ def _data(config: Config) -> list[str]:
     out = [
         f"audioset.folders: {folder} does not exist" for folder in config.audioset.folders if not Path(folder).is_dir()
     ]
-    out += [f"audioset.hdf5: {file} does not exist" for file in config.audioset.hdf5 if not Path(file).is_file()]
+    out += [f"audioset.hdf5: {file} does not exist" for file in config.audioset.hdf5 if not Path(file).exists()]
     if config.audioset.labels_dir and not Path(config.audioset.labels_dir).is_dir():
         out.append(f"audioset.labels_dir: {config.audioset.labels_dir} does not exist")
     for name in config.settings:
@@ -162,7 +162,7 @@ def _checkpoints(config: Config) -> list[str]:
     from framekd.fetch import check_sum
 
     step1 = config.models if config.step1.source == "external" else []
-    step2 = [model for model in config.models if model not in config.step2.train]
+    step2 = [model for model in config.models if model not in config.step2_trained]
     wanted = [(f"step1.external.{m}", config.step1.external.get(m)) for m in step1]
     wanted += [(f"step2.external.{m}", config.step2.external.get(m)) for m in step2]
     out, seen = [], dict[Path, str]()

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from framekd.jobs import Job
 from framekd.plan import Plan
 
 CONFIG = "config/config.yaml"
-COVERAGE = "coverage.tsv"
+COVERAGE = "coverage"
 GRACE = 60.0  # seconds after the end of a job in which Snakemake may still touch its outputs
 MANY = 6  # jobs of one folder that are listed one by one
 SHORT = 60  # characters of a value in print
@@ -91,13 +91,11 @@ class Records:
                     waiting.append(parent)
         return out
 
-    def coverage(self, record: Record) -> str | None:
-        """The coverage table that `record` or one of its ancestors has read."""
-        for one in (record, *self.ancestors(record).values()):
-            for path in (*one.inputs, *one.outputs):
-                if Path(path).name == COVERAGE:
-                    return path
-        return None
+    def coverage(self, record: Record) -> list[str]:
+        """The coverage tables that `record` and its ancestors have waited for."""
+        related = (record, *self.ancestors(record).values())
+        paths = {path for one in related for path in (*one.inputs, *one.outputs)}
+        return sorted(path for path in paths if Path(path).parent.name == COVERAGE)
 
 
 def _read_records(root: Path) -> Iterator[Record]:
@@ -144,9 +142,9 @@ def find(path: str | Path, plan: Plan) -> tuple[Record, Records]:
 PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ("miniature/(?P<part>.+)", lambda plan, w, pack: plan.miniature_job(w)),
     ("data/labels", lambda plan, w, pack: plan.labels_job(w)),
-    ("data/clips", lambda plan, w, pack: plan.clips_job(w)),
-    ("data/gate", lambda plan, w, pack: plan.gate_job(w)),
-    (r"acquire/(?P<shard>\d+)", lambda plan, w, pack: plan.acquire_job(w)),
+    ("data/clips/(?P<group>.+)", lambda plan, w, pack: plan.clips_job(w)),
+    ("data/gate/(?P<group>.+)", lambda plan, w, pack: plan.gate_job(w)),
+    (r"acquire/(?P<group>[^/]+)/(?P<shard>\d+)", lambda plan, w, pack: plan.acquire_job(w)),
     ("step1/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step1", pack)),
     ("step2/external/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step2", pack)),
     ("step2/.+", lambda plan, w, pack: plan.step2_job(w, pack)),
@@ -447,7 +445,7 @@ def _changes(record: Record, records: Records, plan: Plan) -> list[str]:
     out = _own_changes(record, plan)
     out += _other_inputs(record, plan)
     for name, parent in records.parents(record).items():
-        only_waited_for = parent.name == "data/gate" and record.name != "report"
+        only_waited_for = parent.name.startswith("data/gate/") and record.name != "report"
         if parent.ended > record.began and not only_waited_for:
             out.append(f"{name} has run again since")
     for path in record.inputs:
@@ -472,15 +470,14 @@ def _other_inputs(record: Record, plan: Plan) -> list[str]:
     return [*gone, *(f"it now reads {path}" for path in sorted(now - then))]
 
 
-def read_coverage(path: str | None) -> list[Coverage]:
-    """Clips per split of a coverage table; nothing without a table."""
-    if path is None or not Path(path).is_file():
-        return []
+def read_coverage(paths: Iterable[str]) -> list[Coverage]:
+    """Clips per split of coverage tables; nothing of tables that are not there."""
     counts: dict[str, dict[str, int]] = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines()[1:]:
-        split, name, state, clips = line.split("\t")
-        if not name:
-            counts.setdefault(split, {})[state] = int(clips)
+    for path in filter(Path.is_file, map(Path, paths)):
+        for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+            split, name, state, clips = line.split("\t")
+            if not name:
+                counts.setdefault(split, {})[state] = int(clips)
     return [Coverage(split, found.get("ok", 0), found.get("wanted", 0)) for split, found in counts.items()]
 
 

@@ -81,7 +81,7 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
         if isinstance(value, HeadRecipe) and path:
             stage = difference(_plain(value), Recipe().model_dump(mode="json"))
             lines += ["", f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
-        elif isinstance(value, BaseModel):
+        elif isinstance(value, BaseModel) and not _is_small(value):
             lines += ["", f"{indent}{key}:{comment}", *_yaml(value, where + ".")]
         elif isinstance(value, dict) and value:
             lines.append(f"{indent}{key}:{comment}")
@@ -89,6 +89,12 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
         else:
             lines.append(f"{indent}{key}: {_scalar(_plain(value))}{comment}")
     return lines
+
+
+def _is_small(block: BaseModel) -> bool:
+    """Whether a block is written on one line: at most four values, none of them a list or block."""
+    values = [getattr(block, name) for name in type(block).model_fields]
+    return len(values) <= 4 and not any(isinstance(value, BaseModel | dict | list | tuple) for value in values)
 
 
 def _nested(values: dict[str, Any], indent: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from framekd.config import LABEL_FILES, SEARCH, Config, Student, Teacher
+from framekd.config import GROUPS, LABEL_FILES, SEARCH, Config, Student, Teacher
 from framekd.jobs import Stage
 
 WEIGHTS, SPEC, HISTORY = "model.safetensors", "spec.json", "history.jsonl"
@@ -78,12 +78,12 @@ class Graph:
     @property
     def step2_external(self) -> list[str]:
         """Models whose Step 2 checkpoint is a published one."""
-        return [model for model in self.config.models if model not in self.config.step2.train]
+        return [model for model in self.config.models if model not in self.config.step2_trained]
 
     @property
     def step2_trained(self) -> list[str]:
         """Models that Step 2 trains here."""
-        return [model for model in self.config.models if model in self.config.step2.train]
+        return self.config.step2_trained
 
     def packs(self, models: Iterable[str], seeds: Iterable[int] = ()) -> list[Pack]:
         """`models` and `seeds` cut into what one job does (`models_per_job`, `seeds_per_job`)."""
@@ -115,25 +115,38 @@ class Graph:
         return {name: f"{self.data}/labels/{file}" for name, file in LABEL_FILES.items()}
 
     @property
-    def stores(self) -> list[str]:
-        """All shards of the store."""
-        return [f"{self.data}/store/{shard:04d}.h5" for shard in range(self.config.audioset.download.shards)]
+    def groups(self) -> list[str]:
+        """The groups of clips that the run needs."""
+        return [group for group in GROUPS if group != "weak" or self.step2_trained]
 
-    @property
-    def manifests(self) -> list[str]:
-        """The manifests of all shards."""
-        return [path.removesuffix(".h5") + ".manifest.tsv" for path in self.stores]
+    def stores(self, *groups: str) -> list[str]:
+        """All shards of these groups of clips."""
+        shards = self.config.audioset.download.shards
+        return [f"{self.data}/store/{group}/{shard:04d}.h5" for group in groups for shard in range(shards[group])]
 
-    def clips(self, split: str) -> dict[str, Any]:
-        """What a job reads to have the clips of AudioSet Strong's `split` ("train" or "eval") with their labels."""
-        names = {"train": ["train_strong"], "eval": ["train_strong", "eval_strong"]}[split]
-        return {"stores": self.stores, **{name: self.labels[name] for name in [*names, "mid_to_display_name"]}}
+    def manifests(self, group: str) -> list[str]:
+        """The manifests that the coverage of `group` counts; AudioSet Weak has clips in all groups."""
+        stores = self.stores(*(GROUPS if group == "weak" else [group]))
+        return [path.removesuffix(".h5") + ".manifest.tsv" for path in stores]
+
+    def coverage(self, *groups: str) -> list[str]:
+        """The files that exist once enough clips of these groups are there: jobs that use the clips wait for them."""
+        return [f"{self.data}/coverage/{group}.tsv" for group in groups]
+
+    def clips(self, *splits: str) -> dict[str, Any]:
+        """What a job reads to have the clips of AudioSet Strong's `splits` ("train", "eval") with their labels.
+
+        The classes follow from the training labels, so that these are always among them.
+        """
+        names = dict.fromkeys(["train_strong", *(f"{split}_strong" for split in splits), "mid_to_display_name"])
+        groups = [{"train": "strong", "eval": "eval"}[split] for split in splits]
+        return {"stores": self.stores(*groups), **{name: self.labels[name] for name in names}}
 
     def weak_clips(self) -> dict[str, Any]:
         """What a job reads to have the clips of AudioSet Weak with their labels."""
         splits = [self.labels[name] for name in self.config.audioset.weak_splits]
         return {
-            "stores": self.stores,
+            "stores": self.stores(*GROUPS),
             "segments": splits,
             "class_labels": self.labels["class_labels"],
         }
@@ -186,6 +199,16 @@ class Graph:
     def searches(self, stage: Stage) -> list[tuple[str, str]]:
         """(setting, model) of the teachers or students whose learning rate is searched."""
         return [(s, m) for s in self.settings_of(stage) for m in self.config.models if self.rates(stage, s, [m])]
+
+    def search_clips(self, stage: Stage, setting: str) -> dict[str, Any]:
+        """The clips that a search reads: training clips, and evaluation clips where these judge."""
+        judges = self.block(stage, setting).search.judged_on
+        return self.clips(*dict.fromkeys(["train", judges]))
+
+    def search_coverage(self, stage: Stage, setting: str) -> list[str]:
+        """What a search waits for: see :meth:`coverage`."""
+        judges = self.block(stage, setting).search.judged_on
+        return self.coverage("strong", *(["eval"] if judges == "eval" else []))
 
     def candidates(self, stage: Stage, setting: str, model: str) -> list[str]:
         """The results of a search: one file per rate of the grid."""
@@ -265,7 +288,7 @@ class Graph:
             "examples": [f"{path}.examples.npz" for path in scored],
             "histories": [f"{folder}/{HISTORY}" for folder in folders],
             "costs": [*(f"{folder}/{SPEC}" for folder in folders), *self.tried],
-            "coverage": [f"{self.data}/coverage.tsv"],
+            "coverage": self.coverage(*self.groups),
         }
 
     def benchmarks(self) -> list[tuple[str, str]]:
@@ -276,8 +299,8 @@ class Graph:
         alone = _logs(self.packs(models), models)
         names: dict[str, list[str]] = {
             "miniature": [part for part in ("audioset", *TASKS) if config.miniature],
-            "data": ["labels", "clips", "gate"],
-            "acquire": [f"{shard:04d}" for shard in range(len(self.stores))],
+            "data": ["labels", *(f"{name}/{group}" for name in ("clips", "gate") for group in self.groups)],
+            "acquire": [store.removeprefix(f"{self.data}/store/")[:-3] for store in self.stores(*self.groups)],
             "step1": alone,
             "step2": [*_logs(self.packs(self.step2_trained), self.step2_trained), *(f"external/{n}" for n in external)],
             **{stage: [f"{s}/{name}" for s in self.settings_of(stage) for name in trained] for stage in STAGES},

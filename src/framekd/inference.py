@@ -42,8 +42,8 @@ def batch_logits(
 ) -> Iterator[tuple[Batch, list[tuple[Tensor, Tensor]]]]:
     """Logits of every model on every batch.
 
-    Models of one architecture share the spectrogram of a batch. The models are moved to `device` and set to
-    evaluation mode.
+    Models of one architecture and front end share the spectrogram of a batch. The models are moved to `device` and set
+    to evaluation mode.
 
     Yields:
         The batch as given, and per model its (frame logits [batch, classes, frames], clip logits [batch, clip
@@ -54,7 +54,8 @@ def batch_logits(
     for batch in batches:
         waveform, mels, out = batch.waveform.to(device), {}, []
         for model in models:
-            if model.name not in mels:
-                mels[model.name] = model.frontend(waveform)
-            out.append(logits(model, mels[model.name], precision=precision))
+            kind = f"{model.name} {model.encoder.front_end.switched}"
+            if kind not in mels:
+                mels[kind] = model.frontend(waveform)
+            out.append(logits(model, mels[kind], precision=precision))
         yield batch, out

@@ -23,6 +23,7 @@ from framekd.config import (
 from framekd.config.base import Block, field
 
 Stage = Literal["teachers", "students"]
+Group = Literal["strong", "eval", "weak"]
 Step = Literal["step1", "step2"]
 Table = Literal["table1", "teachers", "table2", "step2"]
 
@@ -49,9 +50,9 @@ class LabelsJob(Job):
 
 
 class ClipsJob(Job):
-    """List the wanted clips."""
+    """List the wanted clips of one group."""
 
-    weak: bool
+    group: Group
     weak_splits: list[str]
     expected_classes: tuple[int, int, int] | None
     shards: int
@@ -69,9 +70,10 @@ class AcquireJob(Job):
 
 
 class GateJob(Job):
-    """Count what was acquired, and stop if it is too little."""
+    """Count what was acquired of the published lists `splits`, and stop if it is too little."""
 
-    min_clips: int
+    splits: list[str]
+    min_share: float
 
 
 class CheckpointJob(Job):
@@ -80,9 +82,11 @@ class CheckpointJob(Job):
     step: Step
     models: list[str] = field([], "in the order of the outputs", inert=True)
     sizes: dict[str, dict[str, Any]]
+    front_ends: dict[str, dict[str, Any]]
     published: dict[str, External]
     seed: int | None
     downloads: str = field("", "folder that keeps fetched files", inert=True)
+    served: str | None = field(None, "folder that a local server publishes, at the port in an address", inert=True)
 
 
 class Step2Job(Job):
@@ -145,6 +149,7 @@ class EvaluateJob(Job):
     stage: Stage
     setting: str
     models: list[tuple[str, int]]
+    subset: str | None
     median_seconds: float
     batch_size: int
     cross_check: int = field(0, "classes that sed_scores_eval scores too", inert=True)

@@ -50,7 +50,8 @@ class Plan(Graph):
             "audioset": {
                 "n_strong_train": size.strong_train,
                 "n_weak_only_train": size.weak_only_train,
-                "n_eval": size.eval,
+                "n_heard": size.heard,
+                "n_unheard": size.unheard,
                 "missing": size.missing,
                 "broken": size.broken,
             },
@@ -70,26 +71,31 @@ class Plan(Graph):
         audioset = self.config.audioset
         return jobs.ClipsJob(
             version=VERSIONS["acquire"],
-            weak=audioset.weak,
-            weak_splits=audioset.weak_splits,
+            group=wildcards.group,
+            weak_splits=audioset.weak_splits if wildcards.group == "weak" else [],
             expected_classes=audioset.expected_classes,
-            shards=audioset.download.shards,
+            shards=audioset.download.shards[wildcards.group],
         )
 
     def acquire_job(self, wildcards: Any) -> jobs.AcquireJob:
         audioset = self.config.audioset
+        shards = {wildcards.group: audioset.download.shards[wildcards.group]}  # of other groups: no reason to rerun
         return jobs.AcquireJob(
             version=VERSIONS["acquire"],
             shard=int(wildcards.shard),
             folders=audioset.folders,
             hdf5=audioset.hdf5,
             encoding=audioset.encoding,
-            download=audioset.download,
+            download=audioset.download.model_copy(update={"shards": shards}),
             media=f"{self.data}/miniature/audioset/media" if self.config.miniature else None,
         )
 
     def gate_job(self, wildcards: Any) -> jobs.GateJob:
-        return jobs.GateJob(version=VERSIONS["acquire"], min_clips=self.config.audioset.min_clips)
+        audioset, group = self.config.audioset, wildcards.group
+        lists = {"strong": ["strong_train"], "eval": ["strong_eval"]}.get(
+            group, [f"weak_{name}" for name in [*audioset.weak_splits, "eval"]]
+        )
+        return jobs.GateJob(version=VERSIONS["acquire"], splits=lists, min_share=audioset.min_share)
 
     def checkpoint_job(self, wildcards: Any, step: jobs.Step, pack: Pack) -> jobs.CheckpointJob:
         block = self.config.step1 if step == "step1" else self.config.step2
@@ -104,9 +110,11 @@ class Plan(Graph):
             step=step,
             models=models,
             sizes={model: self.config.model_sizes(model) for model in models},
+            front_ends={model: self.config.front_ends.of(model) for model in models},
             published={model: published[model] for model in models if model in published},
             seed=None if published else self.config.step1.seed,
             downloads=f"{self.data}/checkpoints",
+            served="miniature/checkpoints" if self.config.miniature else None,
         )
 
     def step2_job(self, wildcards: Any, pack: Pack) -> jobs.Step2Job:
@@ -166,6 +174,7 @@ class Plan(Graph):
             stage=wildcards.stage,
             setting=wildcards.setting,
             models=self.members,
+            subset=block.subset,
             median_seconds=block.median_seconds,
             batch_size=block.batch_size,
             cross_check=block.cross_check,

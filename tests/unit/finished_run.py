@@ -90,7 +90,7 @@ def inputs_of(results: Path, data: Path) -> ReportInputs:
             *((stage, setting, m, f"seed{s}", folder / "history.jsonl") for (stage, setting, m, s), folder in folders),
         ],
         specs=[(run[0], folder / "spec.json") for run, folder in folders],
-        coverage=data / "coverage.tsv",
+        coverage=[data / "coverage" / f"{group}.tsv" for group in ("strong", "eval")],
         benchmarks=[(stage, results / "benchmarks" / stage / "proposed.tsv") for stage in SECONDS],
     )  # fmt: skip
 
@@ -122,12 +122,13 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
         title="proposed student, ATST-F",
     )
     states = {"wanted": 100, "ok": 97, "gone": 2, "corrupt": 1}
-    rows = [
-        {"split": split, "class": name, "state": state, "clips": count // (1 if name is None else 2)}
-        for split, name in itertools.product(("strong_train", "strong_eval"), (None, "Dog", "Siren"))
-        for state, count in states.items()
-    ]
-    write_csv(data / "coverage.tsv", rows, sep="\t")
+    for group, split in (("strong", "strong_train"), ("eval", "strong_eval")):
+        rows = [
+            {"split": split, "class": name, "state": state, "clips": count // (1 if name is None else 2)}
+            for name in (None, "Dog", "Siren")
+            for state, count in states.items()
+        ]
+        write_csv(data / "coverage" / f"{group}.tsv", rows, sep="\t")
     for stage, seconds in SECONDS.items():
         write_csv(results / "benchmarks" / stage / "proposed.tsv", [{"s": seconds, "max_rss": 900.0}], sep="\t")
     return inputs_of(results, data)

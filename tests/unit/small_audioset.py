@@ -50,7 +50,9 @@ def write_audioset(data: Path, *, train: int = 24, evaluation: int = 8) -> dict[
 def write_step1(folder: Path) -> str:
     """A tiny encoder from a seed: the path of its weights."""
     out = folder / "step1" / "tiny" / "model.safetensors"
-    job = CheckpointJob(version=1, step="step1", models=["tiny"], sizes={"tiny": SIZES}, published={}, seed=3)
+    job = CheckpointJob(
+        version=1, step="step1", models=["tiny"], sizes={"tiny": SIZES}, front_ends={"tiny": {}}, published={}, seed=3
+    )
     make_checkpoints(job, weights=[str(out)])
     return str(out)
 

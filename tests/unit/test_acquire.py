@@ -31,7 +31,7 @@ from framekd.acquire import (
 )
 from framekd.acquire.sources import Folder
 from framekd.audio import decode, ffmpeg_path
-from framekd.config import LABEL_FILES, UserError
+from framekd.config import GROUPS, LABEL_FILES, UserError
 from framekd.labels import known_strong
 from framekd.manifest import Clip, Entry, State, read_clips, read_manifest, write_clips, write_manifest
 from framekd.store import Store, StoredClip, write_shard
@@ -88,14 +88,9 @@ def files_of(folder: Path) -> dict[str, Path]:
     return {name: folder / file for name, file in LABEL_FILES.items()}
 
 
-def plan(folder: Path, out: Path, **changes) -> dict[str, int]:
-    options = {
-        "weak": True,
-        "weak_splits": ["balanced_train", "unbalanced_train"],
-        "expected_classes": None,
-        "shards": 1,
-    }
-    return plan_clips(files_of(folder), out, **{**options, **changes})
+def plan(folder: Path, out: Path, group: str, **changes) -> dict[str, int]:
+    options = {"weak_splits": ["balanced_train", "unbalanced_train"], "expected_classes": None, "shards": 1}
+    return plan_clips(files_of(folder), out, group=group, **{**options, **changes})
 
 
 def test_label_files_are_fetched_whole_and_recorded(published, tmp_path):
@@ -146,26 +141,34 @@ def test_label_files_come_over_http_whatever_happens_on_the_way(published, tmp_p
     assert out["eval"].read_bytes() == texts["eval"]  # what was there stays
 
 
-def test_the_plan_has_every_clip_once_in_a_static_shard(published, tmp_path):
-    counts = plan(published, tmp_path / "clips.tsv", shards=5)
+def test_the_plan_has_every_clip_in_one_group_and_a_static_shard(published, tmp_path):
+    paths = {group: tmp_path / f"{group}.tsv" for group in GROUPS}
+    counts = {group: plan(published, path, group, shards=5) for group, path in paths.items()}
     assert counts == {
-        "strong_train": 3,
-        "strong_eval": 1,
-        "weak_balanced_train": 1,
-        "weak_unbalanced_train": 1,
-        "weak_eval": 1,
+        "strong": {"strong_train": 3, "weak_balanced_train": 1},
+        "eval": {"strong_eval": 1},
+        "weak": {"weak_unbalanced_train": 1, "weak_eval": 1},
     }
-    found = {c.clip_id: c for c in read_clips(tmp_path / "clips.tsv")}
+    tables = {group: read_clips(path) for group, path in paths.items()}
+    found = {c.clip_id: c for table in tables.values() for c in table}
+    assert len(found) == sum(map(len, tables.values())) == 6
     assert found[f"{video(1)}_1000"].splits == ("strong_train", "weak_balanced_train")
     assert found[f"{video(1)}_1000"].end_ms == 9500  # the weak file knows the clip's end
     assert found[f"{video(3)}_3000"].end_ms == 13000
     assert all(c.shard == shard_of(c.ytid, 5) for c in found.values())
-    assert list(found) == sorted(found)
-    assert [c for s in range(5) for c in read_clips(tmp_path / "clips.tsv", shard=s)].__len__() == len(found) == 6
-    strong = plan(published, tmp_path / "clips.tsv", weak=False)
-    assert strong == {"strong_train": 3, "strong_eval": 1}
+    for group, table in tables.items():
+        assert table == sorted(table, key=lambda c: c.clip_id)
+        assert sum(len(read_clips(paths[group], shard=s)) for s in range(5)) == len(table)
     with pytest.raises(UserError, match="447 are published"):
-        plan(published, tmp_path / "clips.tsv", expected_classes=(447, 416, 407))
+        plan(published, paths["eval"], "eval", expected_classes=(447, 416, 407))
+
+
+def test_the_weak_lists_of_step2_change_the_weak_group_alone(published, tmp_path):
+    for group in GROUPS:
+        plan(published, tmp_path / "all.tsv", group)
+        plan(published, tmp_path / "one.tsv", group, weak_splits=["balanced_train"])
+        same = (tmp_path / "all.tsv").read_bytes() == (tmp_path / "one.tsv").read_bytes()
+        assert same == (group != "weak")
 
 
 def test_shards_are_even():
@@ -456,27 +459,50 @@ def test_killed_at_twenty_moments_the_store_is_the_same_to_the_byte(media, tmp_p
 
 
 def test_coverage_passes_with_counts_and_stops_with_counts(published, tmp_path):
-    plan(published, tmp_path / "clips.tsv")
-    clips = read_clips(tmp_path / "clips.tsv")
-    manifest = tmp_path / "0000.manifest.tsv"
+    clips = []
+    for group in GROUPS:
+        plan(published, tmp_path / "clips.tsv", group)
+        clips += read_clips(tmp_path / "clips.tsv")
+    manifest, table = tmp_path / "0000.manifest.tsv", tmp_path / "coverage.tsv"
 
-    def check(*lost: str, min_clips: int = 1) -> dict:
+    def check(*lost: str, split: str = "strong_train", min_share: float = 0.0) -> dict:
         entries = [
             Entry(c.clip_id, c.splits, State.GONE if c.ytid in lost else State.OK, "removed" if c.ytid in lost else "")
             for c in clips
         ]
         write_manifest(manifest, entries)
-        table = tmp_path / "coverage.tsv"
-        return check_coverage([manifest], files_of(published), min_clips=min_clips, table=table)
+        return check_coverage([manifest], files_of(published), splits=[split], min_share=min_share, table=table)
 
-    assert check()["strong_train"] == {"wanted": 3, "ok": 3}
-    assert check(video(0))["strong_train"] == {"wanted": 3, "ok": 2, "gone": 1}
-    rows = (tmp_path / "coverage.tsv").read_text().splitlines()
-    assert "strong_train\t\tgone\t1" in rows
+    assert check(min_share=1.0) == {"strong_train": {"wanted": 3, "ok": 3}}
+    assert check(video(0), min_share=0.66) == {"strong_train": {"wanted": 3, "ok": 2, "gone": 1}}
+    rows = table.read_text().splitlines()
+    assert "strong_train\t\tgone\t1" in rows and not any(row.startswith(("strong_eval", "weak")) for row in rows)
     assert f"strong_train\t{known_strong()[2].names[0]}\tok\t1" in rows
-    with pytest.raises(UserError, match=r"strong_train has no clip for 1 of 2 classes \(.*\)"):
+    with pytest.raises(UserError, match=r"strong_train has no clip for 1 of 2 classes \(.*\).*labels_dir") as error:
         check(video(1))
+    assert "min_share" not in str(error.value)
+    with pytest.raises(
+        UserError,
+        match=r"strong_train has 2 of 3 clips \(1 gone\), and audioset.min_share is 0.9; .*"
+        r"write audioset: \{min_share: 0.66\}$",
+    ):
+        check(video(0), min_share=0.9)
+    assert "strong_train\t\tgone\t1" in table.read_text()  # the counts are there to be read all the same
     with pytest.raises(UserError, match=r"strong_eval has 0 of 1 clips \(1 gone\)"):
-        check(video(3))
-    with pytest.raises(UserError, match=r"strong_train has 3 of 3 clips .*lower audioset.min_clips"):
-        check(min_clips=4)
+        check(video(3), split="strong_eval")
+    assert check(video(0), split="weak_balanced_train")["weak_balanced_train"] == {"wanted": 1, "ok": 1}
+    with pytest.raises(UserError, match=r"weak_balanced_train has 0 of 1 clips \(1 gone\)"):
+        check(video(1), split="weak_balanced_train")
+
+
+def test_shards_of_another_run_are_a_source_as_a_folder(tmp_path):
+    clips = [Clip(f"{video(i)}_0", video(i), 0, 10_000, ("strong_train",), 0) for i in range(3)]
+    for i in range(2):
+        wave = np.full(160_000, 100 * i, np.int16)
+        write_shard(tmp_path / "old" / f"{i:04d}.h5", [StoredClip(clips[i].clip_id, 0, wave)])
+    found = acquire(tmp_path, clips, local(hdf5=[str(tmp_path / "old")]))
+    assert [found[c.clip_id].source for c in clips] == ["store", "store", ""]
+    assert Store([tmp_path / "0000.h5"])[1][0] == 100
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"audioset.hdf5: .*empty has no file \*.h5"):
+        acquire(tmp_path, clips, local(hdf5=[str(tmp_path / "empty")]))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from framekd.config import Config, UserError, difference, identity, load, load_files, merge
+from framekd.config import GROUPS, Config, UserError, difference, identity, load, load_files, merge
 from framekd.generated import conda, render
 from framekd.graph import Pack
 from framekd.plan import Plan
@@ -128,7 +128,51 @@ def test_inert_keys_are_no_part_of_an_identity():
         "audioset": {"download": {"workers": 9, "retries": 1, "pause_seconds": 0}},
     }
     assert identity(load(other)) == identity(Config()) and load(other) != Config()
-    assert identity(load({"audioset": {"download": {"shards": 3}}})) != identity(Config())
+    assert identity(load({"audioset": {"download": {"shards": {"weak": 3}}}})) != identity(Config())
+
+
+@pytest.mark.parametrize("shards", [3, {"strong": 0}, {"weak": 2001}, {"eval": 2.5}, {"strogn": 2}, None])
+def test_shards_are_a_number_per_group(shards):
+    line = r"write shards: \{strong: 40, eval: 8, weak: 200\}"
+    with pytest.raises(UserError, match=rf"^configuration: audioset\.download\.shards: expected a number .*{line}$"):
+        load({"audioset": {"download": {"shards": shards}}})
+
+
+def test_without_audioset_weak_every_model_takes_a_published_step2_checkpoint():
+    assert Config().step2_trained == ["fPaSST", "ASiT"]
+    assert load({"audioset": {"weak": False}}).step2_trained == []
+    with pytest.raises(UserError, match=r"tiny is not in step2.external, and audioset.weak is false"):
+        load({"audioset": {"weak": False}, "models": ["tiny"], "step2": {"train": ["tiny"]}})
+
+
+def test_each_job_reads_the_clips_that_it_needs_and_waits_for_them():
+    plan = Plan(load({"audioset": {"download": {"shards": {"strong": 1, "eval": 2, "weak": 3}}}}))
+    strong, eval0, eval1 = (f"data/store/{name}.h5" for name in ("strong/0000", "eval/0000", "eval/0001"))
+    assert plan.clips("train")["stores"] == [strong] and plan.clips("eval")["stores"] == [eval0, eval1]
+    assert len(plan.weak_clips()["stores"]) == 6
+    assert plan.manifests("eval") == ["data/store/eval/0000.manifest.tsv", "data/store/eval/0001.manifest.tsv"]
+    assert len(plan.manifests("weak")) == 6  # clips of AudioSet Weak's lists are in all groups
+    lists = [plan.gate_job(SimpleNamespace(group=group)).splits for group in GROUPS]
+    assert lists == [
+        ["strong_train"],
+        ["strong_eval"],
+        ["weak_balanced_train", "weak_unbalanced_train", "weak_eval"],
+    ]
+    assert plan.search_clips("teachers", "proposed")["stores"] == [strong]
+    judged = Plan(load({"teacher": {"search": {"judged_on": "eval"}}}))
+    assert len(judged.search_clips("teachers", "proposed")["stores"]) == 48
+    assert judged.search_coverage("teachers", "proposed") == ["data/coverage/strong.tsv", "data/coverage/eval.tsv"]
+
+
+def test_another_number_of_weak_shards_leaves_the_other_groups_alone():
+    def jobs(plan, group):
+        wildcards = SimpleNamespace(group=group, shard="0001")
+        return identity(plan.clips_job(wildcards)), identity(plan.acquire_job(wildcards))
+
+    fewer, without = load({"audioset": {"download": {"shards": {"weak": 3}}}}), load({"audioset": {"weak": False}})
+    for group in ("strong", "eval"):
+        assert jobs(Plan(fewer), group) == jobs(Plan(without), group) == jobs(Plan(Config()), group)
+    assert all(a != b for a, b in zip(jobs(Plan(fewer), "weak"), jobs(Plan(Config()), "weak"), strict=True))
 
 
 def test_the_schema_accepts_every_configuration_file_and_refuses_a_wrong_key():

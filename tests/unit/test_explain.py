@@ -51,7 +51,7 @@ def train(config, setting="proposed"):
     folder = f"results/teachers/{setting}/BEATs/seed1"
     start = f"results/checkpoints/{plan.settings[setting].start}/BEATs"
     job = plan.train_job(SimpleNamespace(setting=setting), "teachers", pack)
-    run(f"teachers/{setting}/BEATs/seed1", job, [*of(start), "data/coverage.tsv"], of(folder))
+    run(f"teachers/{setting}/BEATs/seed1", job, [*of(start), "data/coverage/strong.tsv"], of(folder))
 
 
 def step2(config):
@@ -64,9 +64,10 @@ def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     config = configured(step2={"train": ["BEATs"]}, teacher={"recipe": {"epochs": 6}})
-    run("data/gate", Plan(config).gate_job(None), [], ["data/coverage.tsv"])
+    run("data/gate/strong", Plan(config).gate_job(SimpleNamespace(group="strong")), [], ["data/coverage/strong.tsv"])
     table = "split\tclass\tstate\tclips\nstrong_train\t\twanted\t10\nstrong_train\t\tok\t8\nstrong_train\tBell\tok\t3\n"
-    Path("data/coverage.tsv").write_text(table)
+    Path("data/coverage").mkdir(parents=True, exist_ok=True)
+    Path("data/coverage/strong.tsv").write_text(table)
     step2(config)
     train(config)
     return config
@@ -75,7 +76,7 @@ def config(tmp_path, monkeypatch):
 def test_an_unchanged_result_has_nothing_to_rerun(config):
     found = explain.explain(TEACHER, config)
     assert (found.record.name, found.from_current, found.changes) == ("teachers/proposed/BEATs/seed1", [], [])
-    assert list(found.parents) == ["data/gate", "step2/BEATs"]
+    assert list(found.parents) == ["data/gate/strong", "step2/BEATs"]
     assert [(c.split, c.ok, c.wanted) for c in found.coverage] == [("strong_train", 8, 10)]
     assert [(t.seed, t.hours, t.start) for t in found.trainings] == [(1, 2.5, START)]
     assert found.record.version == found.version_now == versions.VERSIONS["train"]
@@ -126,7 +127,7 @@ def test_another_starting_checkpoint_is_a_change(config):
 
 def test_a_new_count_of_clips_alone_is_no_change(config):
     time.sleep(0.01)
-    run("data/gate", Plan(config).gate_job(None), [], ["data/coverage.tsv"])
+    run("data/gate/strong", Plan(config).gate_job(SimpleNamespace(group="strong")), [], ["data/coverage/strong.tsv"])
     assert explain.explain(TEACHER, config).changes == []
 
 
@@ -215,7 +216,9 @@ def test_without_a_snakefile_the_reruns_are_unknown(config, capsys):
 def test_many_jobs_of_one_folder_are_one_line(config):
     stores = [f"data/store/{shard:04d}.h5" for shard in range(8)]
     for shard, store in enumerate(stores):
-        run(f"acquire/{shard:04d}", Plan(config).acquire_job(SimpleNamespace(shard=shard)), [], [store])
-    run("data/gate", Plan(config).gate_job(None), stores, ["data/coverage.tsv"])
-    out = explain.text(explain.explain("data/coverage.tsv", config))
-    assert "    acquire: 8 jobs, the last " in out and "acquire/0003" not in out
+        wildcards = SimpleNamespace(group="strong", shard=shard)
+        run(f"acquire/strong/{shard:04d}", Plan(config).acquire_job(wildcards), [], [store])
+    gate = Plan(config).gate_job(SimpleNamespace(group="strong"))
+    run("data/gate/strong", gate, stores, ["data/coverage/strong.tsv"])
+    out = explain.text(explain.explain("data/coverage/strong.tsv", config))
+    assert "    acquire/strong: 8 jobs, the last " in out and "acquire/strong/0003" not in out

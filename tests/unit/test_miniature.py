@@ -33,12 +33,15 @@ from framekd.miniature.scenes import (
     load_library,
     mix,
     sounding_parts,
+    take,
     vary,
 )
 from framekd.units import SAMPLE_RATE
 
 RECORDINGS = Path(__file__).parents[2] / "miniature"
-SIZES = dict(n_strong_train=22, n_weak_only_train=4, n_eval=20, missing=0.04, broken=0.04)
+SIZES = dict(n_strong_train=22, n_weak_only_train=4, n_heard=20, n_unheard=20, missing=0.04, broken=0.04)
+
+COUNTS = {"strong": 20, "weak": 0, "heard": 20, "unheard": 20}
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,22 @@ def test_touching_events_of_a_class_are_one_and_nothing_passes_the_end():
     assert [e[0] for e in events] == ["a", "b", "a"]
 
 
+def test_repetitions_that_annotators_hear_as_one_are_one_event():
+    rng = np.random.default_rng(4)
+    sound = burst(0.3, rng=rng)
+    placed = [Placed("a", round(at * SAMPLE_RATE), sound) for at in (1.0, 2.0, 4.0)]
+    events = mix(placed, burst(10, rng=rng), rng, snr_db=(20, 20), pause=1.0).events
+    np.testing.assert_allclose([event[1:] for event in events], [(1.0, 2.3), (4.0, 4.3)], atol=0.02)
+
+
+def test_a_take_is_repeated_until_it_is_long_enough():
+    recording = Recording("x", "a", "", "s", burst(0.5, rng=np.random.default_rng(0)))
+    pool = Pool({"a": [recording]}, [])
+    lengths = [len(take(pool, "a", np.random.default_rng(k), seconds=1.4)) / SAMPLE_RATE for k in range(5)]
+    assert all(1.4 <= length <= 2.8 for length in lengths)
+    assert len(take(pool, "a", np.random.default_rng(0))) < 0.6 * SAMPLE_RATE
+
+
 def test_sounding_parts_close_pauses_and_drop_blips():
     level = np.zeros(400)
     level[10:60] = level[80:120] = level[300:301] = 1
@@ -206,7 +225,7 @@ def test_a_bed_has_unit_power_and_no_gaps():
 def test_label_files_have_the_published_forms(built):
     meta = built[0] / "meta"
     strong, evaluated = read_strong(meta / "audioset_train_strong.tsv"), read_strong(meta / "audioset_eval_strong.tsv")
-    assert len(strong.clips) == 22 and len(evaluated.clips) == 20
+    assert len(strong.clips) == 22 and len(evaluated.clips) == 40
     assert read_weak_classes(meta / "class_labels_indices.csv") == known_weak()
     assert len(read_display_names(meta / "mid_to_display_name.tsv")) == 456
     names = ("balanced_train", "unbalanced_train", "eval")
@@ -233,15 +252,26 @@ def test_weak_labels_are_the_classes_of_the_events(built):
 
 def test_every_class_is_heard_in_training_and_evaluation(built):
     summary = built[1]
-    for split in ("strong", "eval"):
-        assert len(summary["events"][split]) == 24 and min(summary["events"][split].values()) > 0
+    for split in ("strong", "heard", "unheard"):
+        assert len(summary["events"][split]) == 16 and min(summary["events"][split].values()) > 0
     assert summary == json.loads((built[0] / "summary.json").read_text())
+
+
+def test_every_evaluation_clip_is_in_one_subset_and_heard_clips_share_the_training_sources(built, library):
+    meta = built[0] / "meta"
+    with (meta / "eval_subsets.tsv").open(newline="") as file:
+        subsets = {row["clip_id"]: row["subset"] for row in csv.DictReader(file, delimiter="\t")}
+    assert Counter(subsets.values()) == {"heard": 20, "unheard": 20}
+    assert set(read_strong(meta / "audioset_eval_strong.tsv").clips) == set(subsets)
+    pools = audioset.clip_pools(library, 5)
+    assert pools["heard"].sources() == pools["strong"].sources()
+    assert not pools["unheard"].sources() & pools["weak"].sources()
 
 
 def test_missing_and_broken_media_are_as_said(built):
     directory, summary = built
     index = json.loads((directory / "media/index.json").read_text())
-    assert len(summary["missing"]) == 2 and len(summary["broken"]) == 2
+    assert len(summary["missing"]) == 3 and len(summary["broken"]) == 3
     assert all(clip[:11] not in index for clip in summary["missing"])
     assert {path.name for path in (directory / "media").iterdir()} == {*index.values(), "index.json"}
     for clip in summary["broken"]:
@@ -253,11 +283,11 @@ def test_a_clip_is_cut_out_of_its_video_where_the_labels_say(built, library):
     """Decoded media against the scene: the same sound at the same sample, in every codec; videos outlast clips."""
     directory, summary = built
     seen = set()
-    for clip in audioset.plan_clips(library, seed=5, strong=22, weak=4, eval=20):
+    for clip in audioset.plan_clips(library, {"strong": 22, "weak": 4, "heard": 20, "unheard": 20}, seed=5):
         if clip.extension in seen or clip.id in {*summary["missing"], *summary["broken"]}:
             continue
         seen.add(clip.extension)
-        scene, _ = audioset.clip_scene(clip, library.split(5)[clip.split], 5)
+        scene, _ = audioset.clip_scene(clip, audioset.clip_pools(library, 5)[clip.split], 5)
         path = directory / "media" / clip.file
         whole = audio.decode_float(path)
         assert 12 <= len(whole) / SAMPLE_RATE <= 25.1
@@ -271,9 +301,9 @@ def test_a_clip_is_cut_out_of_its_video_where_the_labels_say(built, library):
 
 
 def test_what_sounds_before_a_clip_has_no_label(library):
-    pools = library.split(1)
+    pools = audioset.clip_pools(library, 1)
     heard = 0
-    for clip in audioset.plan_clips(library, seed=1, strong=30, weak=0, eval=30)[:25]:
+    for clip in audioset.plan_clips(library, COUNTS, seed=1)[:25]:
         scene, events = audioset.clip_scene(clip, pools[clip.split], 1)
         assert all(0 <= a < b <= 10 for _, a, b in events) and {label for label, _, _ in events} <= set(clip.classes)
         heard += sum(offset <= clip.start for _, _, offset in scene.events)
@@ -286,43 +316,53 @@ def digest(directory):
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(tmp_path):
-    sizes = dict(n_strong_train=12, n_weak_only_train=0, n_eval=12, missing=0.1, broken=0.1, recordings_dir=RECORDINGS)
+    sizes = dict(
+        n_strong_train=12,
+        n_weak_only_train=0,
+        n_heard=12,
+        n_unheard=12,
+        missing=0.1,
+        broken=0.1,
+        recordings_dir=RECORDINGS,
+    )
     for workers in (1, 3):
         build_audioset(tmp_path / str(workers), seed=1, workers=workers, **sizes)
     assert digest(tmp_path / "1") == digest(tmp_path / "3")
 
 
 def test_another_seed_gives_other_clips(library):
-    plans = [audioset.plan_clips(library, seed=seed, strong=12, weak=0, eval=12) for seed in (1, 1, 2)]
+    plans = [audioset.plan_clips(library, COUNTS, seed=seed) for seed in (1, 1, 2)]
     assert plans[0] == plans[1] and not {clip.id for clip in plans[0]} & {clip.id for clip in plans[2]}
     sounds = [audioset.clip_scene(plans[0][0], library.split(seed)["eval"], seed)[0].samples for seed in (1, 2)]
     assert not np.array_equal(*sounds)
 
 
 def test_a_split_too_small_for_the_classes_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"4 eval clips hold \d+ events, too few for 24 classes"):
-        build_audioset(tmp_path, seed=0, n_strong_train=40, n_weak_only_train=0, n_eval=4, recordings_dir=RECORDINGS)
+    with pytest.raises(UserError, match=r"4 unheard clips hold \d+ events, too few for 16 classes"):
+        build_audioset(
+            tmp_path, seed=0, n_strong_train=40, n_weak_only_train=0, n_heard=12, n_unheard=4, recordings_dir=RECORDINGS
+        )
 
 
 def test_a_class_without_events_is_refused(library):
     pool = Pool({}, [])
-    with pytest.raises(UserError, match="no strong clip has an event of Beep, bleep"):
-        audioset.summarise([], library, {"strong": pool, "weak": pool, "eval": pool}, seed=0)
+    with pytest.raises(UserError, match="no strong clip has an event of Bell"):
+        audioset.summarise([], library, {"strong": pool, "weak": pool, "unheard": pool}, seed=0)
 
 
 def test_a_source_on_both_sides_is_refused(library):
     pool = library.split(0)["eval"]
     with pytest.raises(UserError, match="is in training and evaluation clips"):
-        audioset.summarise([], library, {"strong": pool, "weak": pool, "eval": pool}, seed=0)
+        audioset.summarise([], library, {"strong": pool, "weak": pool, "unheard": pool}, seed=0)
 
 
 def test_losing_clips_never_takes_the_last_event_of_a_class(library):
-    clips = audioset.plan_clips(library, seed=3, strong=20, weak=0, eval=20)
+    clips = audioset.plan_clips(library, COUNTS, seed=3)
     left = audioset.lose_some(clips, seed=3, missing=0.4, broken=0.4)
     assert sum(clip.state != "ok" for clip in left) > 4
-    for split in ("strong", "eval"):
+    for split in ("strong", "heard", "unheard"):
         heard = {label for clip in left if clip.split == split and clip.state == "ok" for label in clip.classes}
-        assert heard == set(library.classes)
+        assert heard == set(library.evaluated)
     assert all(clip.state == "ok" for clip in audioset.lose_some(clips, seed=3, missing=0, broken=0))
 
 

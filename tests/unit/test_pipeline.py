@@ -109,7 +109,7 @@ def mean_model(models):
     first, second = models
 
     class Mean(torch.nn.Module):
-        name = "mean"
+        name, encoder = "mean", first.encoder
 
         def frontend(self, waveform, **_):
             return first.frontend(waveform)
@@ -137,7 +137,8 @@ def test_mean_average_precision_after_step_2_is_scikit_learns(clips):
 
 def checkpoint_job(**values):
     about = {"version": 1, "step": "step1", "models": ["tiny"], "sizes": {"tiny": {}}, "published": {}, "seed": None}
-    return CheckpointJob(**about | values)
+    front_ends = {name: {} for name in values.get("models", ["tiny"])}
+    return CheckpointJob(**about | {"front_ends": front_ends} | values)
 
 
 def test_step_1_takes_a_published_file_from_its_address(tmp_path):

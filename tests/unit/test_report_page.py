@@ -140,7 +140,7 @@ def test_each_listed_file_that_is_missing_is_named(tmp_path):
         *inputs.tables.values(),
         *(path for *_, table, per_class, examples in inputs.evaluations for path in (table, per_class, examples)),
         *(path for *_, path in (*inputs.histories, *inputs.specs, *inputs.benchmarks)),
-        inputs.coverage,
+        *inputs.coverage,
     ]
     assert len(missing) == len(listed) == len(set(listed))
     for path in listed:

@@ -377,6 +377,58 @@ def test_crops_of_files_have_the_features_and_labels_of_their_place(sets):
     assert events
 
 
+def test_fresh_crops_are_cut_and_encoded_anew_for_every_batch(sets):
+    problem = tasks.load("DC16-T2", Task(data=str(sets / "dcase"), seeds=[1, 2]))
+    model = build_model("tiny", n_classes=4).init_weights(torch.Generator().manual_seed(0)).eval()
+    recipe = HeadRecipe(**SHORT, random_crop="fresh")
+    fresh = frozen.FreshCrops(model, problem, recipe, device=CPU)
+    features, frame_labels, _ = fresh.batch(3, 0)
+    assert features.shape == (2, 4, 250, model.embed_dim) and not torch.equal(features[0], features[1])
+    starts = set()
+    for loaders, found, labels in zip(fresh.loaders, features, frame_labels):
+        batch = loaders[0].batch(3)
+        starts |= set(batch.starts.tolist())
+        with torch.no_grad():
+            torch.testing.assert_close(found, model.features(model.frontend(batch.waveform)))
+        assert torch.equal(labels, batch.frame_labels)
+    assert any(start % 125 for start in starts), "not on the grid of 5 s"
+    assert not torch.equal(features, fresh.batch(4, 0)[0])
+
+    crops = frozen.compute(model, problem, recipe, device=CPU)
+    assert crops["files"].start[:3].tolist() == [0, 250, 500], "the test clips in slices of 10 s"
+    one, again = (
+        frozen.train(crops, problem, recipe, lr=0.01, head="linear", device=CPU, fresh=fresh).frame_weight
+        for _ in range(2)
+    )
+    grid = frozen.train(crops, problem, recipe, lr=0.01, head="linear", device=CPU).frame_weight
+    assert torch.equal(one, again) and not torch.allclose(one, grid, atol=1e-4)
+
+
+@pytest.mark.parametrize("crop", [True, "fresh"])
+def test_the_recipe_decides_whether_crops_are_fresh(sets, checkpoint, tmp_path, monkeypatch, crop):
+    seen = []
+    monkeypatch.setattr(frozen, "train", lambda *_, fresh, **__: seen.append(fresh is not None))
+    monkeypatch.setattr(frozen, "predict", lambda *_, **__: [])
+    recipes = {"frozen": HeadRecipe(**SHORT, random_crop=crop), "finetune": TrainRecipe(**SHORT)}
+    block = Task(data=str(sets / "dcase"), seeds=[1], **recipes)
+    tasks.run("DC16-T2", block, "tiny", checkpoint, checkpoint="full", out_csv=tmp_path / "o.csv", modes=["frozen"])
+    assert seen == [crop == "fresh"]
+    with pytest.raises(ValueError, match="random_crop"):
+        TrainRecipe(random_crop="fresh")
+
+
+def test_the_released_threshold_is_one_half_on_logits(sets):
+    """A logit of 0.4 is above the probability 0.5, a logit of 0.6 is above both thresholds."""
+    problem = {
+        at: tasks.load("DC16-T2", Task(data=str(sets / "dcase"), seeds=[1], median_seconds=0.0, threshold=at))
+        for at in (0.5, 1 / (1 + np.exp(-0.5)))
+    }
+    logits = np.full((250, 4), -5.0, np.float32)
+    logits[50:100, 0], logits[150:200, 1] = 0.4, 0.6
+    found = [one.score({"test_0.wav": 1 / (1 + np.exp(-logits))})["detected_events"] for one in problem.values()]
+    assert found == [2.0, 1.0]
+
+
 # ------------------------------------------------------------------------------------------------- complete runs
 
 

@@ -14,8 +14,29 @@ def test_the_papers_graph_is_planned_without_data(clone, profile):
     teachers = sum(n for rule, n in planned.items() if rule.startswith("teacher_seed"))
     students = sum(n for rule, n in planned.items() if rule.startswith("student_seed"))
     # three sets of 15 teachers (without_kd shares those of without_rnn); four sets of 15 students
-    assert (teachers, students, planned["ensemble"], planned["acquire"]) == (45, 60, 3, 200)
+    assert (teachers, students, planned["ensemble"], planned["acquire"]) == (45, 60, 3, 248)
     assert (planned["step2"], planned["step2_external"]) == (2, 3)
+
+
+def documented_jobs() -> dict[str, dict[str, int]]:
+    """The table of docs/reproduce.md: difference of the configuration → rule without its seed → jobs."""
+    table = (ROOT / "docs/reproduce.md").read_text().split("## How many jobs\n")[1].split("\n## ")[0]
+    head, _, *lines = [re.split(r" *\| *", line)[1:-1] for line in table.splitlines() if line.startswith("|")]
+    counts = [(line[0].strip("`"), list(map(int, line[1:]))) for line in lines]
+    return {name.strip("`"): {rule: n[i] for rule, n in counts if n[i]} for i, name in enumerate(head[1:])}
+
+
+@pytest.mark.parametrize("difference", list(documented_jobs()))
+def test_the_documented_numbers_of_jobs_are_planned(clone, tmp_path, difference):
+    path = tmp_path / "difference.yaml"
+    path.write_text(difference if ":" in difference else "{}")
+    planned = jobs(run := snakemake(clone, "-n", "results/table1.csv", "--configfile", str(path)))
+    found: dict[str, int] = {"total": sum(planned.values())}
+    for rule, n in planned.items():
+        name = rule.split("_seed")[0]
+        found[name] = found.get(name, 0) + n
+    assert found == documented_jobs()[difference]
+    assert ("data/store/weak" in run.stdout) == ("step2" in planned)
 
 
 def test_cluster_jobs_ask_for_what_the_configuration_says(clone):
@@ -58,16 +79,25 @@ def test_what_a_job_reads_is_declared(clone):
     assert run.returncode == 0, run.stderr
     inputs = {out: set(text.split(", ")) for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
     data, out = "results/demo/data", "results/demo"
-    shards = {f"{data}/store/{i:04d}.h5" for i in range(2)}
+    shards = {f"{data}/store/strong/{i:04d}.h5" for i in range(2)} | {f"{data}/coverage/strong.tsv"}
+    evaluation = {f"{data}/store/eval/0000.h5", f"{data}/coverage/eval.tsv"}
+    weak = {f"{data}/store/weak/0000.h5", f"{data}/coverage/weak.tsv"}
+    groups = shards | evaluation | weak
     labels = {f"{data}/labels/{name}" for name in ("audioset_train_strong.tsv", "mid_to_display_name.tsv")}
     teacher = inputs[f"{out}/teachers/proposed/ATST-F/seed1/model.safetensors"]
     step2 = {f"{out}/checkpoints/step2/BEATs/{name}" for name in ("model.safetensors", "spec.json")}
-    assert teacher >= shards | labels | step2 and f"{data}/labels/audioset_eval_strong.tsv" not in teacher
+    assert (
+        teacher >= labels | step2
+        and teacher & groups == shards
+        and f"{data}/labels/audioset_eval_strong.tsv" not in teacher
+    )
     scored = inputs[f"{out}/evaluation/students/proposed.csv"]
-    assert scored >= shards | labels | {f"{data}/labels/audioset_eval_strong.tsv"}
+    assert scored >= labels | {f"{data}/labels/audioset_eval_strong.tsv"} and scored & groups == evaluation
+    assert inputs[f"{out}/ensembles/proposed.h5"] & groups == shards
+    assert inputs[f"{out}/checkpoints/step2/ATST-F/model.safetensors"] >= groups
     report = inputs[f"{out}/report.html"]
     assert report >= {
-        f"{data}/coverage.tsv",
+        *(f"{data}/coverage/{group}.tsv" for group in ("strong", "eval", "weak")),
         f"{out}/table2.csv",
         f"{out}/evaluation/teachers/proposed.per_class.csv",
         f"{out}/students/li_et_al/M2D/seed3/history.jsonl",
@@ -179,3 +209,19 @@ def test_learning_rates_are_searched_before_they_are_used_and_only_where_asked_f
     # a student's rates are tried with the ensemble, and each with what the training itself would be given
     tried = inputs["results/search/students/proposed/BEATs/0.0003/result.json"]
     assert "results/ensembles/proposed.h5" in tried and "results/checkpoints/step2/BEATs" in tried
+    assert "data/coverage/strong.tsv" in tried and "data/store/eval" not in tried + needs(
+        "students/proposed/BEATs/seed3"
+    )
+
+
+def test_a_search_that_evaluation_clips_judge_reads_them_and_waits_for_them(clone, tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text("teacher: {recipe: {learning_rate: search}, search: {grid: [1.0e-4], judged_on: eval}}")
+    target = "results/search/teachers/proposed/M2D/0.0001/result.json"
+    run = snakemake(clone, "-n", target, "--configfile", str(path))
+    assert run.returncode == 0, run.stderr
+    inputs = {out: set(text.split(", ")) for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
+    groups = ("strong", "eval")
+    wanted = {*(f"data/coverage/{g}.tsv" for g in groups), *(f"data/store/{g}/0000.h5" for g in groups)}
+    assert inputs[target] >= wanted | {"data/labels/audioset_eval_strong.tsv"}
+    assert not [out for out in inputs if "weak" in out]

@@ -77,7 +77,8 @@ def test_a_second_run_has_nothing_to_do(done):
 
 
 def test_clips_that_are_missing_or_broken_are_recorded_and_not_fatal(done):
-    states = {r["state"] for r in _tsv(done / "results/tiny/data/coverage.tsv")}
+    gates = [done / f"results/tiny/data/coverage/{group}.tsv" for group in ("strong", "eval", "weak")]
+    states = {r["state"] for path in gates for r in _tsv(path)}
     assert {"ok", "gone"} < states
 
 
@@ -123,7 +124,7 @@ TRAININGS = {
         # the teachers of `proposed` are then those of without_rnn, which are scored once
         ("teacher: {sequence_model: null}", {**FROM_TEACHERS, "teacher": 2, "ensemble": 2, "evaluate": 5}),
         ("step2: {recipe: {augment: {mixup: 0.3}}}", FROM_STEP2),
-        ("recipe: {clip_gradient: 1.0}", {**TRAININGS, "student": 3, "downstream": 9}),
+        ("recipe: {clip_gradient: 1.0}", {**TRAININGS, "student": 3, "evaluate": 6, "downstream": 9}),
         ("step1: {seed: 5}", {"step1": 1, **TRAININGS, "downstream": 9}),
         ("sizes: {all: {width: 64}}", {"step1": 1, **TRAININGS, "downstream": 9}),
         ("seeds: [1, 3]", {k: v for k, v in TRAININGS.items() if "step2" not in k} | {"downstream": 3}),
@@ -133,8 +134,9 @@ TRAININGS = {
         ("downstream: {DESED: {frozen: {epochs: 2}}}", {"downstream": 3, "table2": 1}),
         ("downstream: {MAESTRO: {median_seconds: 0.2}}", {"downstream": 3, "table2": 1}),
         ("downstream: {modes: [frozen]}", {"downstream": 9, "table2": 1}),
-        ("audioset: {encoding: flac}", {"acquire": 2, "gate": 1, **TRAININGS}),
-        ("audioset: {min_clips: 2}", {"gate": 1}),
+        ("audioset: {encoding: flac}", {"acquire": 4, "gate": 3, **TRAININGS}),
+        ("audioset: {download: {shards: {weak: 2}}}", {"clips": 1, "acquire": 2, "gate": 1, **FROM_STEP2}),
+        ("audioset: {min_share: 0.5}", {"gate": 3}),
         ("miniature: {dcase16_files: 6}", {"miniature": 1, "downstream": 3, "table2": 1}),
         ("settings: {without_step2: null}", {**TABLE1, "teachers": 1}),
         # What cannot change a result reruns nothing.
@@ -153,15 +155,18 @@ def test_a_change_of_the_configuration_reruns_what_uses_it_and_what_follows(done
     assert found == {rule: n for rule, n in expected.items() if n}
 
 
-NOT_READ_BY_STEP1 = {"clips": 1, "acquire": 2, "gate": 1, **TRAININGS}
+NOT_READ_BY_STEP1 = {"clips": 3, "acquire": 4, "gate": 3, **TRAININGS}
 
 
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
         ("results/tiny/data/labels/audioset_eval_strong.tsv", NOT_READ_BY_STEP1),
-        ("results/tiny/data/store/0000.h5", TRAININGS),
-        ("results/tiny/data/store/0001.manifest.tsv", {"gate": 1}),
+        ("results/tiny/data/store/strong/0000.h5", TRAININGS),
+        ("results/tiny/data/store/eval/0000.h5", {**FROM_STEP2, "evaluate": 7}),
+        ("results/tiny/data/store/weak/0000.h5", FROM_STEP2),
+        ("results/tiny/data/store/strong/0001.manifest.tsv", {"gate": 2}),  # of AudioSet Weak too
+        ("results/tiny/data/store/weak/0000.manifest.tsv", {"gate": 1}),
         (
             "results/tiny/checkpoints/step2/fPaSST/model.safetensors",
             {k: v for k, v in FROM_STEP2.items() if k != "step2"} | {"evaluate_step2": 1},
@@ -204,7 +209,7 @@ def test_the_ensemble_is_the_mean_of_its_teachers(done):
     from framekd.store import Store
 
     out = done / "results/tiny"
-    store = Store(sorted((out / "data/store").glob("*.h5")))
+    store = Store(sorted((out / "data/store/strong").glob("*.h5")))
     with h5py.File(out / "ensembles/proposed.h5") as file:
         clips, found = [name.decode() for name in file["clip_ids"][:3]], file["strong_logits"][:3].astype(np.float32)
     import torch

@@ -41,16 +41,16 @@ rule labels:
         "../../scripts/labels.py"
 
 
-# Every clip that the labels name, and the shard that it belongs to.
+# The clips of a group (by need: `strong`, `eval` or `weak`), and the shard that each belongs to.
 rule clips:
     input:
         **plan.labels,
     output:
-        f"{D}/clips.tsv",
+        f"{D}/clips/{{group}}.tsv",
     log:
-        f"{R}/logs/data/clips.log",
+        f"{R}/logs/data/clips/{{group}}.log",
     benchmark:
-        f"{R}/benchmarks/data/clips.tsv"
+        f"{R}/benchmarks/data/clips/{{group}}.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("labels")
@@ -64,14 +64,14 @@ rule clips:
 
 rule acquire:
     input:
-        clips=f"{D}/clips.tsv",
+        clips=f"{D}/clips/{{group}}.tsv",
     output:
-        store=f"{D}/store/{{shard}}.h5",
-        manifest=f"{D}/store/{{shard}}.manifest.tsv",
+        store=f"{D}/store/{{group}}/{{shard}}.h5",
+        manifest=f"{D}/store/{{group}}/{{shard}}.manifest.tsv",
     log:
-        f"{R}/logs/acquire/{{shard}}.log",
+        f"{R}/logs/acquire/{{group}}/{{shard}}.log",
     benchmark:
-        f"{R}/benchmarks/acquire/{{shard}}.tsv"
+        f"{R}/benchmarks/acquire/{{group}}/{{shard}}.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("acquire")
@@ -83,18 +83,18 @@ rule acquire:
         "../../scripts/acquire.py"
 
 
-# What came, what did not and why. Too little stops here, with counts. Every training waits for this file, but no
-# training reads it: it is an `ancient` input there, so that a new count alone trains nothing again.
+# What came of a group, what did not and why. Too little stops here, with counts. Jobs that use the clips wait for this
+# file, but do not read it: it is an `ancient` input there, so that a new count alone reruns none of them.
 rule gate:
     input:
         **plan.labels,
-        manifests=plan.manifests,
+        manifests=lambda w: plan.manifests(w.group),
     output:
-        f"{D}/coverage.tsv",
+        f"{D}/coverage/{{group}}.tsv",
     log:
-        f"{R}/logs/data/gate.log",
+        f"{R}/logs/data/gate/{{group}}.log",
     benchmark:
-        f"{R}/benchmarks/data/gate.tsv"
+        f"{R}/benchmarks/data/gate/{{group}}.tsv"
     conda:
         "../envs/framekd.yaml"
     threads: plan.threads("table")

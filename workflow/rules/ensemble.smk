@@ -3,7 +3,7 @@ rule ensemble:
     input:
         unpack(lambda w: plan.models("teachers", w.setting)),
         **plan.clips("train"),
-        coverage=ancient(f"{D}/coverage.tsv"),
+        coverage=ancient(plan.coverage("strong")),
     output:
         f"{R}/ensembles/{{setting}}.h5",
     log:

@@ -3,7 +3,8 @@ rule evaluate:
     input:
         unpack(lambda w: plan.models(w.stage, w.setting)),
         **plan.clips("eval"),
-        coverage=ancient(f"{D}/coverage.tsv"),
+        coverage=ancient(plan.coverage("eval")),
+        subsets=plan.miniature("audioset"),
     output:
         table=f"{R}/evaluation/{{stage}}/{{setting}}.csv",
         per_class=f"{R}/evaluation/{{stage}}/{{setting}}.per_class.csv",

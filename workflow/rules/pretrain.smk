@@ -37,7 +37,7 @@ for pack in plan.packs(plan.step2_trained):
             pack.rule("step2")
         input:
             **plan.weak_clips(),
-            coverage=ancient(f"{D}/coverage.tsv"),
+            coverage=ancient(plan.coverage(*GROUPS)),
             weights=pack.files(f"{R}/checkpoints/step1/{{model}}/model.safetensors"),
             specs=pack.files(f"{R}/checkpoints/step1/{{model}}/spec.json"),
         output:

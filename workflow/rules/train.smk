@@ -12,7 +12,7 @@ for stage in STAGES:
             input:
                 unpack(lambda w, pack=pack: plan.start(w.setting, pack.of(w))),
                 **plan.clips("train"),
-                coverage=ancient(f"{D}/coverage.tsv"),
+                coverage=ancient(plan.coverage("strong")),
                 rates=lambda w, stage=stage, pack=pack: plan.rates(
                     stage, w.setting, pack.of(w)
                 ),
@@ -49,8 +49,10 @@ for stage in STAGES:
             f"search_{stage}"
         input:
             unpack(lambda w: plan.start(w.setting, [w.model])),
-            **plan.clips("eval"),
-            coverage=ancient(f"{D}/coverage.tsv"),
+            unpack(lambda w, stage=stage: plan.search_clips(stage, w.setting)),
+            coverage=ancient(
+                lambda w, stage=stage: plan.search_coverage(stage, w.setting)
+            ),
             soft_labels=lambda w, stage=stage: plan.soft_labels(stage, w.setting),
         output:
             f"{R}/search/{stage}/{{setting}}/{{model}}/{{rate}}/result.json",

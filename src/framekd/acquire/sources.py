@@ -141,8 +141,17 @@ def _hdf5(path: str) -> Source:
 
 
 def open_sources(folders: Iterable[str], hdf5: Iterable[str]) -> list[Source]:
-    """The local sources, in the order in which they are searched."""
-    return [*map(Folder, folders), *map(_hdf5, hdf5)]
+    """The local sources, in the order in which they are searched. A folder in `hdf5` is all its .h5 files, by name."""
+    files = [file for path in hdf5 for file in _files(Path(path))]
+    return [*map(Folder, folders), *(_hdf5(str(file)) for file in files)]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if not (found := sorted(path.glob("*.h5"))):
+        raise UserError(f"audioset.hdf5: {path} has no file *.h5; name the folder that holds them, or a file")
+    return found
 
 
 def export_folder(

@@ -6,7 +6,7 @@ other configuration file states only its differences.
 """
 
 from framekd.config.base import Block, UserError, difference, field, identity, merge
-from framekd.config.data import LABEL_FILES, AudioSet, Download, Miniature
+from framekd.config.data import GROUPS, LABEL_FILES, AudioSet, Download, Miniature
 from framekd.config.downstream import Downstream, Task
 from framekd.config.load import Config, load, load_files
 from framekd.config.recipe import SEARCH, Augment, HeadRecipe, Recipe, Search, TeacherRecipe, TrainRecipe
@@ -15,6 +15,7 @@ from framekd.config.stages import (
     SETTINGS,
     Evaluation,
     External,
+    FrontEnds,
     Resources,
     Setting,
     SoftFile,
@@ -27,6 +28,7 @@ from framekd.config.stages import (
 )
 
 __all__ = [
+    "GROUPS",
     "LABEL_FILES",
     "MODELS",
     "SEARCH",
@@ -39,6 +41,7 @@ __all__ = [
     "Downstream",
     "Evaluation",
     "External",
+    "FrontEnds",
     "HeadRecipe",
     "Miniature",
     "Recipe",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from framekd.config.base import Block, field
 
@@ -17,13 +19,18 @@ LABEL_FILES = {
 }
 """Names of AudioSet's published label files."""
 
+GROUPS = ("strong", "eval", "weak")
+"""Clips by need: AudioSet Strong's training clips, its evaluation clips, and the other clips of AudioSet Weak."""
+
 
 class Download(Block):
     """Fetching what no local source has."""
 
     enabled: bool = field(True, "fetch clips that no folder or HDF5 file has")
     url: str = field("https://www.youtube.com/watch?v={ytid}", "page of a clip; {ytid} is its YouTube id")
-    shards: int = field(200, "jobs that the clips are spread over, by a hash of their id", ge=1, le=2000)
+    shards: dict[str, int] = field(
+        {"strong": 40, "eval": 8, "weak": 200}, "jobs that a group's clips are spread over, by a hash of their id"
+    )
     workers: int = field(2, "downloads at once within a job", inert=True, ge=1, le=32)
     sections: bool = field(True, "fetch only the needed span where the host allows it")
     pause_seconds: float = field(3.0, "least pause of a worker between two downloads", inert=True, ge=0)
@@ -32,6 +39,17 @@ class Download(Block):
     max_rate_limits: int = field(3, "rate-limit answers in a row after which a job stops", inert=True, ge=1)
     cookies: str | None = field(None, "path of a cookies file of your own (its content is never logged)")
     proxy: str | None = field(None, "proxy address")
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _per_group(cls, value: Any) -> Any:
+        whole = isinstance(value, dict) and set(value) == set(GROUPS)
+        if not whole or not all(type(n) is int and 1 <= n <= 2000 for n in value.values()):
+            raise ValueError(
+                f"expected a number from 1 to 2000 for each of {', '.join(GROUPS)}, but it is {value!r}; "
+                "write shards: {strong: 40, eval: 8, weak: 200}"
+            )
+        return value
 
 
 class AudioSet(Block):
@@ -51,14 +69,18 @@ class AudioSet(Block):
     )
     labels_dir: str | None = field(None, "folder with local copies of the label files; null fetches them")
     folders: list[str] = field([], "folders of audio that are looked through before any download")
-    hdf5: list[str] = field([], "HDF5 files of mp3 bytes (PaSST's layout) that are looked through before any download")
+    hdf5: list[str] = field(
+        [], "HDF5 files of mp3 bytes (PaSST's layout) or shards of another run, or folders of them; before any download"
+    )
     expected_classes: tuple[int, int, int] | None = field(
         (447, 416, 407), "strong classes of train, eval and both (Sec. 3.1); null is whatever the files have"
     )
     weak_splits: list[str] = field(["balanced_train", "unbalanced_train"], "weak splits that Step 2 trains on")
-    weak: bool = field(True, "acquire AudioSet Weak too; false when no Step 2 is trained here")
+    weak: bool = field(True, "acquire AudioSet Weak for Step 2; false takes published Step 2 checkpoints of all models")
     encoding: Literal["pcm", "flac"] = field("pcm", "audio in the store: 16-bit PCM (fastest) or FLAC (half the size)")
-    min_clips: int = field(1, "fewest clips a split must have before anything is trained on it", ge=1)
+    min_share: float = field(
+        0.9, "share of each published list's clips that must be there before they are used", ge=0, le=1
+    )
     download: Download = field(Download, "downloading")
 
 
@@ -68,7 +90,8 @@ class Miniature(Block):
     seed: int = field(0, "seed of the scenes")
     strong_train: int = field(240, "training clips with strong labels", ge=20)
     weak_only_train: int = field(120, "further training clips with weak labels only", ge=0)
-    eval: int = field(100, "evaluation clips", ge=20)
+    heard: int = field(100, "evaluation clips: new mixtures of sources that are in the training clips", ge=20)
+    unheard: int = field(100, "evaluation clips: mixtures of sources that are in no training clip", ge=20)
     missing: float = field(0.02, "share of clips whose media are gone", ge=0, le=0.5)
     broken: float = field(0.01, "share of clips whose media are damaged", ge=0, le=0.5)
     desed: dict[str, int] = field({"weak": 60, "synthetic": 100, "validation": 60}, "clips of the miniature DESED")

@@ -18,6 +18,7 @@ class Task(Block):
     head: Literal["linear", "attention"] = field("linear", "head on top of the frozen or fine-tuned transformer")
     median_seconds: float = field(0.25, "median filter of the post-processing", ge=0)
     min_seconds: float = field(0.125, "shortest event that is kept", ge=0)
+    threshold: float = field(0.5, "probability above which a class is active; PSDS1 needs none", gt=0, lt=1)
     frozen: HeadRecipe = field(HeadRecipe, "training of the head alone")
     finetune: TrainRecipe = field(TrainRecipe, "training of everything")
 

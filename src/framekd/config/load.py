@@ -16,6 +16,7 @@ from framekd.config.stages import (
     MODELS,
     SETTINGS,
     Evaluation,
+    FrontEnds,
     Resources,
     Setting,
     SoftFile,
@@ -41,6 +42,7 @@ class Config(Block):
     sizes: dict[str, dict[str, Any]] = field(
         {}, "per model, sizes that differ from the paper's (`all` is for every model)"
     )
+    front_ends: FrontEnds = field(FrontEnds, "switches of the front ends (docs/configuration.md)")
     audioset: AudioSet = field(AudioSet, "AudioSet's labels and audio")
     recipe: Recipe = field(
         Recipe, "defaults of every training (Sec. 3.3); a stage below has the keys that act in it, and what differs"
@@ -76,8 +78,10 @@ class Config(Block):
             if name not in MODELS and name not in self.models:
                 raise ValueError(f"step2.train names {name!r}, which is none of {', '.join(self.models)}")
         for name in self.models:
-            if name not in self.step2.train and name not in self.step2.external:
-                raise ValueError(f"step2: {name} is neither in step2.train nor in step2.external")
+            if name not in self.step2_trained and name not in self.step2.external:
+                why = "" if self.audioset.weak else ", and audioset.weak is false, so that Step 2 trains no model"
+                where = "neither in step2.train nor" if self.audioset.weak else "not"
+                raise ValueError(f"step2: {name} is {where} in step2.external{why}")
         for name in self.settings:
             self.setting(name)
         self.soft_files()
@@ -115,6 +119,11 @@ class Config(Block):
             if isinstance(task := getattr(self.downstream, name), Task):
                 yield f"downstream.{info.alias or name}.frozen", task.frozen
                 yield f"downstream.{info.alias or name}.finetune", task.finetune
+
+    @property
+    def step2_trained(self) -> list[str]:
+        """Models that Step 2 trains here; none without AudioSet Weak."""
+        return [name for name in self.models if self.audioset.weak and name in self.step2.train]
 
     def setting(self, name: str) -> Setting:
         """Setting `name` of Table I: the blocks `teacher` and `student` with the setting's differences laid over."""

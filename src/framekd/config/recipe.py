@@ -57,7 +57,11 @@ class HeadRecipe(Block):
     head_init: Literal["default", "normal", "prior"] = field(
         "default", "new heads: PyTorch's default; N(0, 0.01) and bias 0; default with the classes' log odds as bias"
     )
-    random_crop: bool = field(True, "cut clips longer than 10 s at random in training; labels move with the cut")
+    random_crop: bool | Literal["fresh"] = field(
+        True,
+        "cut clips longer than 10 s at random in training; frozen: true takes crops every 5 s, which are encoded once, "
+        "false every 10 s, and `fresh` draws and encodes each crop anew, as the released code",
+    )
     precision: Literal["bf16", "fp16", "fp32"] = field("bf16", "arithmetic on a GPU; a CPU always uses fp32")
     per_model: dict[str, dict[str, Any] | None] = field(
         {}, "differences of single models, such as {BEATs: {epochs: 60}}; null drops one that the paper has"
@@ -113,6 +117,7 @@ class HeadRecipe(Block):
 class TrainRecipe(HeadRecipe):
     """Training of the whole model: Step 2, and fine-tuning on a downstream task."""
 
+    random_crop: bool = field(True, "cut clips longer than 10 s at random in training; labels move with the cut")
     layer_decay: float = field(1.0, "factor on the learning rate per layer, from the top down", gt=0, le=1)
     sampler: Literal["uniform", "balanced"] = field("uniform", "how clips are drawn: all alike, or rare classes more")
     sampler_offset: float = field(30.0, "balanced sampler: weight of a class is 1000 / (offset + its count)", ge=0)

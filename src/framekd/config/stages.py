@@ -40,6 +40,31 @@ def _external(step: str) -> Any:
     return lambda: {m: External(url=f"{_RELEASES}{_RELEASE_NAMES[m]}_{step}.pt") for m in MODELS}
 
 
+class FrontEnds(Block):
+    """Front ends: the default, or as the authors' released code. Every checkpoint records what it was made with."""
+
+    atst_maximum: Literal["clip", "batch"] = field(
+        "clip", "ATST-F: maximum that its 80-dB range counts from: the clip's, or the batch's as in the released code"
+    )
+    half_precision: bool = field(
+        False, "fPaSST, M2D and ASiT: round to fp16 where the released code's autocast reaches their front ends"
+    )
+    m2d_norm_stats: Literal["fixed", "file"] = field(
+        "fixed", "M2D: mean and deviation of its log-mel: -7.1 and 4.2 as in the released code, or the published file's"
+    )
+
+    def of(self, model: str) -> dict[str, Any]:
+        """Switches of one model's front end that are not at their default; ``norm_stats: file`` is still to be read."""
+        out: dict[str, Any] = {}
+        if self.atst_maximum == "batch" and model in ("ATST-F", "tiny"):  # the two with this front end
+            out["maximum"] = "batch"
+        if self.half_precision and model in ("fPaSST", "M2D", "ASiT"):
+            out["precision"] = "fp16"
+        if self.m2d_norm_stats == "file" and model == "M2D":
+            out["norm_stats"] = "file"
+        return out
+
+
 class Step1(Block):
     """Checkpoints that the pipeline starts from (Sec. 2, Step 1)."""
 
@@ -119,6 +144,9 @@ class Evaluation(Block):
     batch_size: int = field(256, "clips per forward pass", ge=1)
     alpha: float = field(0.05, "significance level of the ASO tests", gt=0, lt=1)
     comparisons: int = field(5, "comparisons that the level is corrected for (Bonferroni)", ge=1)
+    subset: str | None = field(
+        None, "subset of the evaluation clips that the tables show (miniature: heard or unheard); null is all of them"
+    )
     cross_check: int = field(
         5, "classes that sed_scores_eval scores too; a difference over 1e-9 stops the run", inert=True, ge=0
     )

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from framekd.config import UserError
 from framekd.files import replacing, write_json, write_text
 from framekd.labels import STRONG_HEADER, clip_id, known_strong, known_weak
 from framekd.miniature.scenes import (
+    ANNOTATED_PAUSE,
     Library,
     Placed,
     Pool,
@@ -43,7 +44,9 @@ CODECS: dict[str, tuple[int, tuple[str, ...]]] = {
 EXTENSIONS = tuple(CODECS)
 DAMAGES = ("garbage", "headless", "cut")
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_SPLITS = ("strong", "weak", "eval")
+SUBSETS = ("heard", "unheard")
+"""Evaluation clips: new mixtures of sources that training clips have too, and of sources that they do not have."""
+_SPLITS = ("strong", "weak", *SUBSETS)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Clip:
     ytid: str
     start: int  # s
     tail: float  # s of video after the clip
-    split: str  # strong, weak (weak labels only) or eval
+    split: str  # strong, weak (weak labels only), heard or unheard
     extension: str
     number: int  # its audio depends on (seed, number)
     classes: tuple[str, ...]
@@ -75,7 +78,8 @@ def build_audioset(
     seed: int,
     n_strong_train: int,
     n_weak_only_train: int,
-    n_eval: int,
+    n_heard: int,
+    n_unheard: int,
     broken: float = 0.01,
     missing: float = 0.02,
     recordings_dir: str | Path = "miniature",
@@ -86,6 +90,9 @@ def build_audioset(
 
     The result depends on the seed, the sizes and the recordings only. Videos last 12 to 25 s. A clip begins 1 to 12 s
     after the start of its video; sounds before it are not labelled.
+
+    Evaluation clips are of two subsets, listed in ``meta/eval_subsets.tsv``: "heard" are new mixtures of the sources
+    of the strong training clips, "unheard" are mixtures of sources that no training clip has.
 
     Args:
         missing: share of the videos that do not exist.
@@ -99,8 +106,9 @@ def build_audioset(
     """
     directory = Path(directory)
     library = load_library(recordings_dir)
-    pools = library.split(seed)
-    clips = plan_clips(library, seed=seed, strong=n_strong_train, weak=n_weak_only_train, eval=n_eval)
+    pools = clip_pools(library, seed)
+    counts = {"strong": n_strong_train, "weak": n_weak_only_train, "heard": n_heard, "unheard": n_unheard}
+    clips = plan_clips(library, counts, seed=seed)
     clips = lose_some(clips, seed=seed, missing=missing, broken=broken)
     media = directory / "media"
     shutil.rmtree(media, ignore_errors=True)
@@ -121,24 +129,33 @@ def build_audioset(
     return summary
 
 
-def plan_clips(library: Library, *, seed: int, strong: int, weak: int, eval: int) -> list[Clip]:
+def clip_pools(library: Library, seed: int) -> dict[str, Pool]:
+    """The pool of each split of clips; evaluation takes vary little, whether their sources were heard or not."""
+    pools = library.split(seed)
+    heard = Pool(pools["strong"].events, pools["strong"].backgrounds)
+    return {"strong": pools["strong"], "weak": pools["weak"], "heard": heard, "unheard": pools["eval"]}
+
+
+def plan_clips(library: Library, counts: Mapping[str, int], *, seed: int) -> list[Clip]:
     """Plan the clips in a shuffled order: their classes, and their place in their video.
 
-    Class frequencies are proportional to the square root of those of AudioSet Strong. Every class occurs at least three
-    times in the strong training clips and in the evaluation clips.
+    Class frequencies are proportional to the fourth root of those of AudioSet Strong. Every class occurs at least three
+    times in the strong training clips and in each subset of the evaluation clips.
+
+    Args:
+        counts: number of clips of each split.
     """
     rng = np.random.default_rng([seed, 2])
-    counts = {"strong": strong, "weak": weak, "eval": eval}
-    weights = [float(np.sqrt(library.frequency[label])) for label in library.classes]
+    weights = [library.frequency[label] ** 0.25 for label in library.evaluated]
     dealt: list[tuple[str, list[str]]] = []
     for split in _SPLITS:
         sizes = clip_sizes(counts[split], rng)
-        if split != "weak" and sum(sizes) < len(library.classes):
+        if split != "weak" and sum(sizes) < len(library.evaluated):
             raise UserError(
                 f"miniature: {counts[split]} {split} clips hold {sum(sizes)} events, too few for "
-                f"{len(library.classes)} classes; ask for more clips"
+                f"{len(library.evaluated)} classes; ask for more clips"
             )
-        dealt += [(split, labels) for labels in deal_classes(library.classes, weights, sizes, rng)]
+        dealt += [(split, labels) for labels in deal_classes(library.evaluated, weights, sizes, rng)]
     ids = _video_ids(len(dealt), rng)
     order = rng.permutation(len(dealt))
     clips = []
@@ -188,11 +205,12 @@ def clip_scene(clip: Clip, pool: Pool, seed: int) -> tuple[Scene, list[tuple[str
     bed = ground(pool.backgrounds, round((end + clip.tail) * SAMPLE_RATE), rng)
     placed = lay(clip.classes, pool, rng, window=(clip.start + 0.1, end - 0.1))
     if clip.start >= 2:  # an unlabelled event before the clip shows cuts at a wrong place
-        label = sorted(pool.events)[rng.integers(len(pool.events))]
+        others = sorted(pool.events.keys() - set(clip.classes))
+        label = others[rng.integers(len(others))]
         samples = take(pool, label, rng)[: round((clip.start - 0.5) * SAMPLE_RATE)]
         samples[-320:] *= np.linspace(1, 0, min(320, len(samples)), dtype=np.float32)
         placed.append(Placed(label, round((clip.start - 0.3) * SAMPLE_RATE) - len(samples), samples))
-    scene = mix(placed, bed, rng)
+    scene = mix(placed, bed, rng, pause=ANNOTATED_PAUSE)
     inside = [
         (label, round(onset - clip.start, 3), round(min(offset, end) - clip.start, 3))
         for label, onset, offset in scene.events
@@ -228,10 +246,13 @@ def write_meta(directory: Path, clips: Sequence[Clip], library: Library, recordi
     few = [c for k, c in enumerate(strong) if k in balanced]
     many = sorted([c for k, c in enumerate(strong) if k not in balanced] + of["weak"], key=lambda c: c.number)
     _write_strong(directory / "audioset_train_strong.tsv", of["strong"], library)
-    _write_strong(directory / "audioset_eval_strong.tsv", of["eval"], library)
+    evaluated = sorted((c for split in SUBSETS for c in of[split]), key=lambda c: c.number)
+    _write_strong(directory / "audioset_eval_strong.tsv", evaluated, library)
+    subsets = [f"{c.id}\t{c.split}" for c in evaluated]
+    write_text(directory / "eval_subsets.tsv", "\n".join(["clip_id\tsubset", *subsets]) + "\n")
     _write_segments(directory / "balanced_train_segments.csv", few, library)
     _write_segments(directory / "unbalanced_train_segments.csv", many, library)
-    _write_segments(directory / "eval_segments.csv", of["eval"], library)
+    _write_segments(directory / "eval_segments.csv", evaluated, library)
     weak = known_weak()
     # As published: every display name in quotes.
     rows = [f'{k},{m},"{n}"\n' for k, (m, n) in enumerate(zip(weak.mids, weak.names))]
@@ -277,22 +298,23 @@ def summarise(clips: Sequence[Clip], library: Library, pools: dict[str, Pool], *
     Raises:
         UserError: a class has no event in a split, or a source is in training and evaluation clips.
     """
-    shared = pools["eval"].sources() & (pools["strong"].sources() | pools["weak"].sources())
+    shared = pools["unheard"].sources() & (pools["strong"].sources() | pools["weak"].sources())
     if shared:
         raise UserError(f"miniature: source {sorted(shared)[0]} is in training and evaluation clips")
     counts: dict[str, dict[str, int]] = {}
     for split in _SPLITS:
         heard = Counter(label for c in clips if c.split == split and c.state == "ok" for label, _, _ in c.events)
-        counts[split] = {label: heard[label] for label in library.classes}
-    for split in ("strong", "eval"):
+        counts[split] = {label: heard[label] for label in library.evaluated}
+    for split in ("strong", *SUBSETS):
         empty = [label for label, n in counts[split].items() if n == 0]
         if empty:
             raise UserError(f"miniature: no {split} clip has an event of {', '.join(empty)}; ask for more clips")
     return {
         "seed": seed,
         "clips": dict(Counter(c.split for c in clips)),
-        "classes": len(library.classes),
+        "classes": len(library.evaluated),
         "events": counts,
+        "eval_subsets": {split: sorted(c.id for c in clips if c.split == split) for split in SUBSETS},
         "sources": {split: len(pool.sources()) for split, pool in pools.items()},
         "media": dict(sorted(Counter(c.extension for c in clips if c.state != "missing").items())),
         "missing": sorted(c.id for c in clips if c.state == "missing"),

@@ -14,6 +14,7 @@ from scipy.signal import resample_poly
 
 from framekd.files import replacing, write_json, write_text
 from framekd.miniature.scenes import (
+    ANNOTATED_PAUSE,
     Placed,
     Pool,
     Recording,
@@ -32,10 +33,10 @@ HEAR_RATE = 48_000
 HEAR_SECONDS = 120
 # Ten of our classes in place of DESED's domestic sounds; names without commas, which separate labels in its lists.
 DESED_CLASSES = {
-    "Beep": "Beep, bleep",
     "Bell": "Bell",
     "Bird": "Bird vocalization, bird call, bird song",
     "Bleat": "Bleat",
+    "Cricket": "Cricket",
     "Fire": "Fire",
     "Footsteps": "Walk, footsteps",
     "Laughter": "Laughter",
@@ -43,19 +44,19 @@ DESED_CLASSES = {
     "Running_water": "Stream, river",
     "Speech": "Speech",
 }
-# Eleven of our short sounds in place of the office sounds of DCASE 2016 Task 2.
+# Eleven of our shorter sounds in place of the office sounds of DCASE 2016 Task 2.
 DCASE16_CLASSES = {
-    "beep": "Beep, bleep",
     "bell": "Bell",
+    "bird": "Bird vocalization, bird call, bird song",
+    "bleat": "Bleat",
+    "clop": "Clip-clop",
     "door": "Door",
     "explosion": "Explosion",
-    "glass": "Glass",
     "laughter": "Laughter",
-    "plop": "Plop",
+    "moo": "Moo",
+    "neigh": "Neigh, whinny",
     "scream": "Screaming",
-    "snap": "Finger snapping",
     "speech": "Speech",
-    "whoosh": "Whoosh, swoosh, swish",
 }
 
 PITCHES = range(21, 109)
@@ -133,7 +134,7 @@ def _desed_clips(name: str, count: int, pool: Pool, seed: int, stream: int) -> l
     for number, labels in enumerate(deal_classes(classes, weights, sizes, rng)):
         own = np.random.default_rng([seed, stream, number])
         bed = ground(pool.backgrounds, 10 * SAMPLE_RATE, own)
-        scene = mix(lay(labels, pool, own, window=(0.1, 9.9)), bed, own)
+        scene = mix(lay(labels, pool, own, window=(0.1, 9.9)), bed, own, pause=ANNOTATED_PAUSE)
         start = 10 * int(own.integers(1, 40))
         video = f"Y{name[0]}{seed % 1000:03d}mini{number:04d}"
         file = f"{number}.wav" if name == "synthetic" else f"{video}_{start:.3f}_{start + 10:.3f}.wav"

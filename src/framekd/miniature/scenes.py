@@ -21,10 +21,16 @@ ENVELOPE_STEP = 80
 ENVELOPE_WINDOW = 160
 """Samples under one value of an envelope: 10 ms. Longer windows would blur an onset by more than 20 ms."""
 BACKGROUND = "Background"
-EVENTS_PER_CLIP = ((1, 0.12), (2, 0.24), (3, 0.30), (4, 0.22), (5, 0.12))
-"""Numbers of events in a clip with their probabilities: three on average."""
-SNR_DB = (0.0, 20.0)
-_GAP = 0.25  # s; a shorter pause within a recording does not end its event
+EVENTS_PER_CLIP = ((1, 0.25), (2, 0.35), (3, 0.25), (4, 0.15))
+"""Numbers of events in a clip with their probabilities: 2.3 on average."""
+EVENT_SECONDS = (1.0, 4.0)
+"""An event lasts at least a time drawn from this range, if takes of one recording are repeated."""
+SNR_DB = (5.0, 25.0)
+ANNOTATED_PAUSE = 1.0
+"""Annotators hear repetitions with shorter pauses (in seconds) as one event: steps, moos, peals of laughter."""
+_PAUSE = 0.25  # s; a shorter pause does not end an event
+_MOST_REPETITIONS = 4
+_BETWEEN = (0.05, 0.5)  # s between repetitions
 _SHORTEST = 0.01  # s
 _AUDIBLE_DB = -30.0  # an event is inaudible below this level, relative to its own peak …
 _MASKED_DB = -8.0  # … and below this level relative to the background
@@ -44,7 +50,7 @@ def envelope(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " step
 
 
 def sounding_parts(
-    level: Float[np.ndarray, " steps"], threshold: float, *, gap: float = _GAP, shortest: float = _SHORTEST
+    level: Float[np.ndarray, " steps"], threshold: float, *, gap: float = _PAUSE, shortest: float = _SHORTEST
 ) -> list[tuple[float, float]]:
     """Spans (seconds) with the envelope above `threshold`; pauses under `gap` are closed, short spans dropped."""
     above: Bool[np.ndarray, " steps"] = level > threshold
@@ -89,11 +95,16 @@ class Pool:
 
 @dataclass(frozen=True)
 class Library:
-    """All recordings, and per class (in alphabetical order) its mid and its number of events in AudioSet Strong."""
+    """All recordings, and per class (in alphabetical order) its mid and its number of events in AudioSet Strong.
+
+    `evaluated` are the classes of the miniature AudioSet (Steps 2 and 3): those with longer events. The others serve
+    Step 1 and the downstream sets.
+    """
 
     recordings: list[Recording]
     mids: dict[str, str]
     frequency: dict[str, int]
+    evaluated: list[str]
 
     @property
     def classes(self) -> list[str]:
@@ -146,6 +157,7 @@ def load_library(directory: str | Path) -> Library:
         rows = list(csv.DictReader(file))
     mids = {row["name"]: row["mid"] for row in rows}
     frequency = {row["name"]: int(row["audioset_strong_events"]) for row in rows}
+    evaluated = [row["name"] for row in rows if row["used_in"] == "steps 2 and 3"]
     recordings = []
     with table.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -161,7 +173,7 @@ def load_library(directory: str | Path) -> Library:
         n = len({r.source for r in recordings if r.label == label})
         if n < 3:
             raise UserError(f"{table}: class {label!r} has {n} source groups; 3 are needed to split by source")
-    return Library(recordings, mids, frequency)
+    return Library(recordings, mids, frequency, evaluated)
 
 
 # -- scenes ----------------------------------------------------------------------------------------------------------
@@ -258,20 +270,30 @@ class Placed:
     samples: Float[np.ndarray, " samples"] = field(repr=False)
 
 
-def take(pool: Pool, label: str, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
-    """A take of a recording of `label`; the source is drawn first, so that sources are equally frequent."""
+def take(pool: Pool, label: str, rng: np.random.Generator, *, seconds: float = 0.0) -> Float[np.ndarray, " samples"]:
+    """A take of a recording of `label`; the source is drawn first, so that sources are equally frequent.
+
+    Takes of the source follow each other with short pauses until they last `seconds`, but at most four of them.
+    """
     recordings = pool.events[label]
     sources = sorted({r.source for r in recordings})
     source = sources[rng.integers(len(sources))]
     takes = [r for r in recordings if r.source == source]
-    return vary(takes[rng.integers(len(takes))].samples, rng, speed=pool.speed, tilt=pool.tilt)
+    parts: list[np.ndarray] = []
+    for _ in range(_MOST_REPETITIONS):
+        if parts:
+            parts.append(np.zeros(round(rng.uniform(*_BETWEEN) * SAMPLE_RATE), np.float32))
+        parts.append(vary(takes[rng.integers(len(takes))].samples, rng, speed=pool.speed, tilt=pool.tilt))
+        if sum(map(len, parts)) >= seconds * SAMPLE_RATE:
+            break
+    return np.concatenate(parts)
 
 
 def lay(labels: Sequence[str], pool: Pool, rng: np.random.Generator, *, window: tuple[float, float]) -> list[Placed]:
-    """Takes of `labels` at random places: they begin within `window` (seconds), and end in it if short enough."""
+    """Repeated takes of `labels` at random places: they begin within `window` (s), and end in it if short enough."""
     placed = []
     for label in labels:
-        samples = take(pool, label, rng)
+        samples = take(pool, label, rng, seconds=rng.uniform(*EVENT_SECONDS))
         latest = max(window[1] - len(samples) / SAMPLE_RATE, window[0] + 0.35 * (window[1] - window[0]))
         at = rng.uniform(window[0], latest)
         placed.append(Placed(label, round(at * SAMPLE_RATE), samples))
@@ -284,13 +306,15 @@ def mix(
     rng: np.random.Generator,
     *,
     snr_db: tuple[float, float] = SNR_DB,
+    pause: float = _PAUSE,
 ) -> Scene:
     """Mix events with a background of unit power, each at its own signal-to-noise ratio, and label the audible parts.
 
     The ratio is the power of the sounding part of the event over the power of the background. A label covers the time
     in which the envelope of the event is above −30 dB of its own peak and above −8 dB of the background, over all
     frequencies or after pre-emphasis (low-frequency wind does not mask a bell). Times are rounded to milliseconds.
-    Spans of one class that touch are one event. Sound after the end of the background is cut off.
+    Spans of one class with less than `pause` seconds between them are one event. Sound after the end of the background
+    is cut off.
     """
     hiss = max(float(np.sqrt(np.mean(np.square(_emphasise(bed))))), 1e-9)
     out = bed.astype(np.float32, copy=True)
@@ -306,11 +330,11 @@ def mix(
         over_bed = gain * np.maximum(level, envelope(_emphasise(samples)) / hiss) / 10 ** (_MASKED_DB / 20)
         heard = np.minimum(level / (peak * 10 ** (_AUDIBLE_DB / 20)), over_bed)
         begin = event.at / SAMPLE_RATE
-        rows += [(event.label, begin + a, begin + b) for a, b in sounding_parts(heard, 1.0)]
+        rows += [(event.label, begin + a, begin + b) for a, b in sounding_parts(heard, 1.0, gap=pause)]
     # Random loudness, without clipping.
     out *= 10 ** (rng.uniform(-48, -30) / 20)
     out *= min(1.0, 0.95 / max(float(np.abs(out).max()), 1e-9))
-    return Scene(out, _merged(rows, len(out) / SAMPLE_RATE))
+    return Scene(out, _merged(rows, len(out) / SAMPLE_RATE, pause))
 
 
 def _emphasise(samples: np.ndarray) -> np.ndarray:
@@ -318,11 +342,13 @@ def _emphasise(samples: np.ndarray) -> np.ndarray:
     return np.diff(samples, prepend=samples[:1])
 
 
-def _merged(rows: list[tuple[str, float, float]], end: float) -> list[tuple[str, float, float]]:
+def _merged(rows: list[tuple[str, float, float]], end: float, pause: float) -> list[tuple[str, float, float]]:
     names = sorted({label for label, _, _ in rows})
     index = np.array([names.index(label) for label, _, _ in rows], np.int64)
     onset = np.round([a for _, a, _ in rows], 3)
     offset = np.round(np.minimum([b for _, _, b in rows], end), 3)
-    _, index, onset, offset = merge_events(np.zeros(len(rows), np.int64), index, onset, offset)
-    found = [(names[k], float(a), float(b)) for k, a, b in zip(index, onset, offset) if b > a]
+    heard = offset > onset
+    clip = np.zeros(int(heard.sum()), np.int64)
+    _, index, onset, offset = merge_events(clip, index[heard], onset[heard], offset[heard] + pause)
+    found = [(names[k], float(a), round(float(b) - pause, 3)) for k, a, b in zip(index, onset, offset)]
     return sorted(found, key=lambda event: (event[1], event[0]))

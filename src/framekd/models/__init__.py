@@ -1,6 +1,6 @@
 """The five transformers of the paper, and a tiny one, behind one interface: `build_model("BEATs")`."""
 
-from framekd.models.build import ENCODERS, build_from_spec, build_model
+from framekd.models.build import ENCODERS, build_from_spec, build_model, switches
 from framekd.models.encoder import Encoder, ReferenceLayout
 from framekd.models.frame import FrameModel, attention_pool, init_linear
 from framekd.models.mel import FrontEnd
@@ -15,4 +15,5 @@ __all__ = [
     "build_from_spec",
     "build_model",
     "init_linear",
+    "switches",
 ]

@@ -11,6 +11,7 @@ from framekd.models.encoder import Encoder
 from framekd.models.fpasst import FPasst
 from framekd.models.frame import FrameModel
 from framekd.models.m2d import M2d
+from framekd.models.mel import SWITCHES
 from framekd.models.tiny import Tiny
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -32,6 +33,7 @@ def build_model(
     head: str = "linear",
     n_clip_classes: int | None = None,
     sizes: Mapping[str, Any] | None = None,
+    front_end: Mapping[str, Any] | None = None,
 ) -> FrameModel:
     """Build a model with untrained weights. No file is read; `init_weights(generator)` makes the weights reproducible.
 
@@ -43,17 +45,21 @@ def build_model(
         n_clip_classes: classes of the clip predictions; None means n_classes (Step 2 has 527).
         sizes: values that differ from the paper's, such as {"width": 96, "depth": 3, "heads": 3, "rnn_hidden": 48};
             `mlp_ratio` may replace `mlp`.
+        front_end: switches of the front end that are not at their default (:data:`framekd.models.mel.SWITCHES`).
 
     Raises:
-        UserError: the name, a size, the head or the sequence model does not exist, or the sizes do not fit together.
+        UserError: the name, a size, a switch, the head or the sequence model does not exist, or the sizes do not fit
+            together.
     """
     if name not in ENCODERS:
         raise UserError(f"There is no model called {name!r}; the models are {', '.join(ENCODERS)}.")
     encoder = ENCODERS[name]
     resolved = resolve_sizes(name, encoder.SIZES, sizes)
+    built = encoder(**resolved)
+    built.front_end.switch(front_end or {})
     return FrameModel(
         name,
-        encoder(**resolved),
+        built,
         resolved,
         n_classes=n_classes,
         n_clip_classes=n_clip_classes,
@@ -73,7 +79,8 @@ def build_from_spec(spec: Mapping[str, Any]) -> FrameModel:
     missing = [key for key in (*needed, *checked) if key not in spec]
     if missing:
         raise UserError(f"The model's specification has no key {missing[0]!r}; it needs {', '.join(needed + checked)}.")
-    model = build_model(spec["model"], **{key: spec[key] for key in needed if key != "model"})
+    parts = {key: spec[key] for key in needed if key != "model"}
+    model = build_model(spec["model"], **parts, front_end=switches(spec))
     ours = model.spec()
     for key in checked:
         if spec[key] != ours[key]:
@@ -82,6 +89,12 @@ def build_from_spec(spec: Mapping[str, Any]) -> FrameModel:
                 "it was made by a different front end, so its scores would be wrong."
             )
     return model
+
+
+def switches(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The switches of the front end in a specification: what `build_model` takes as `front_end`."""
+    found = spec["front_end"]
+    return {key: found[key] for key in SWITCHES if key in found} if isinstance(found, Mapping) else {}
 
 
 def resolve_sizes(name: str, defaults: Mapping[str, Any], sizes: Mapping[str, Any] | None) -> dict[str, Any]:

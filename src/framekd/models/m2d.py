@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.models.encoder import NORM_EPS, Encoder, PatchEmbed, ReferenceLayout, blocks, tokens
-from framekd.models.mel import SlaneyMel
+from framekd.models.mel import M2D_NORM_STATS, SlaneyMel
 
 PATCH = 16
 ROWS = 5  # frequency patches of 80 mels
@@ -19,7 +19,8 @@ CHUNK_FRAMES = 1001
 class M2d(Encoder):
     """Frequency-major patches and a class token; the five embeddings of a time step are concatenated.
 
-    `norm_stats` (mean and standard deviation of the log-mel) is stored with the weights and never trained.
+    `norm_stats` (mean and standard deviation of the log-mel) is stored with the weights and never trained. The front
+    end does not read it: the authors' code uses -7.1 and 4.2, whatever a file has (see :meth:`other_statistics`).
     """
 
     SIZES: ClassVar = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "rnn_hidden": 2048}
@@ -40,7 +41,7 @@ class M2d(Encoder):
         self.embed_dim = ROWS * width
         self.cls_token = tokens(1, width)
         self.pos_embed = tokens(1 + ROWS * COLUMNS, width)
-        self.norm_stats = nn.Parameter(torch.tensor([-7.1, 4.2]), requires_grad=False)
+        self.norm_stats = nn.Parameter(torch.tensor(M2D_NORM_STATS), requires_grad=False)
         self.patch_embed = PatchEmbed(width)
         self.blocks = blocks(width, depth, heads, mlp)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
@@ -48,9 +49,10 @@ class M2d(Encoder):
     def top(self) -> list[nn.Module]:
         return [self.norm]
 
-    def frontend(self, waveform: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        mean, std = self.norm_stats.detach().float()
-        return self.front_end(waveform, generator=generator).sub_(mean).div_(std)
+    def other_statistics(self) -> list[float] | None:
+        """Mean and standard deviation of the loaded weights, if they are not the authors' -7.1 and 4.2."""
+        stats = self.norm_stats.detach().float().cpu()
+        return None if torch.allclose(stats, torch.tensor(M2D_NORM_STATS), rtol=0, atol=1e-4) else stats.tolist()
 
     def forward(
         self, mel: Float[Tensor, "batch 1 bins frames"], generator: torch.Generator | None = None

@@ -1,10 +1,14 @@
 """Log-mel front ends of the models: fp32, on the waveform's device, each clip independent of its batch.
 
+Switches (:data:`SWITCHES`) make them follow the released code in the places where it differs.
+
 The published models fix all constants (window, filters, floor, statistics); nothing is learned. A front end maps a
 waveform [batch, samples] in -1..1 to [batch, 1, mel bins, frames].
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,18 +22,34 @@ from framekd.units import MEL_HOP, SAMPLE_RATE
 FLOOR = torch.finfo(torch.float32).eps  # the floor of Kaldi's and of M2D's logarithm
 BLOCK = 2**18  # samples of frames per step on a CPU: 1 MB, the size of a core's cache
 GROUP = 16  # filters per matrix product
+SWITCHES = ("maximum", "precision", "norm_stats")
+"""Settings of front ends that have a choice. A checkpoint has one only where it is not the default:
+
+- maximum (ATST-F): "clip", or "batch": the 80 dB count down from the batch's maximum.
+- precision (fPaSST, M2D, ASiT): "fp32", or "fp16": some steps round as under the released code's autocast.
+- norm_stats (M2D): mean and standard deviation of the log-mel; -7.1 and 4.2 if absent.
+"""
+PRECISIONS = ("fp32", "fp16")
+M2D_NORM_STATS = (-7.1, 4.2)
+
+
+def halved(values: Tensor) -> Tensor:
+    """Round to float16 and back: what a step in half precision reads and writes (its sums are float32)."""
+    return values.half().float()
 
 
 class FrontEnd(nn.Module):
     """Base class of the front ends. Constants follow the model's device but stay in fp32.
 
     Attributes:
-        settings: the constants' origin, stored in checkpoints and compared on loading.
+        settings: the constants' origin and the switches, stored in checkpoints and compared on loading.
+        choices: switches with a list of values, the default first.
         extra_hops: 10-ms hops of the waveform minus frames of the spectrogram.
         shortest: fewest samples of a waveform.
     """
 
-    settings: dict[str, object]
+    settings: dict[str, Any]
+    choices: Mapping[str, Sequence[str]] = {}
     window: Tensor
     banks: Tensor
     bands: list[tuple[slice, slice]]
@@ -41,6 +61,30 @@ class FrontEnd(nn.Module):
         self.register_buffer(name, value.float().contiguous(), persistent=False)
         if name == "banks":
             self.bands = narrow(value)
+
+    def switch(self, values: Mapping[str, Any]) -> None:
+        """Set switches; a default value leaves no trace in `settings`.
+
+        Raises:
+            UserError: this front end has no such switch, or the switch no such value.
+        """
+        for key, value in values.items():
+            if value not in self.choices.get(key, ()):
+                known = ", ".join(f"{name}: {' or '.join(of)}" for name, of in self.choices.items()) or "none"
+                raise UserError(f"This front end has no switch {key}: {value}; its switches are {known}.")
+            self.settings.pop(key, None)
+            if value != self.choices[key][0]:
+                self.settings[key] = value
+
+    @property
+    def switched(self) -> dict[str, Any]:
+        """The switches that are not at their default."""
+        return {key: value for key, value in self.settings.items() if key in SWITCHES}
+
+    @property
+    def half_precision(self) -> bool:
+        """Whether some steps run in half precision."""
+        return self.settings.get("precision") == "fp16"
 
     def _apply(self, fn, recurse: bool = True):
         kept = dict(self._buffers)
@@ -146,6 +190,8 @@ class DecibelMel(FrontEnd):
     The authors take the maximum of the whole batch; with the clip's own, a score does not depend on the batch.
     """
 
+    choices: Mapping[str, Sequence[str]] = {"maximum": ("clip", "batch")}
+
     extra_hops = -1
     shortest = 513
     lowest, highest = -79.6482, 50.6842
@@ -160,7 +206,8 @@ class DecibelMel(FrontEnd):
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
         power = mel_power(framed(waveform, length=1024, centred=True), self.banks, self.bands, self.window.mul)
         decibels = power.clamp_(min=1e-10).log10_().mul_(10.0)
-        floor = (decibels.amax(dim=(1, 2), keepdim=True) - 80.0).clamp_(min=-50.0)
+        over = (0, 1, 2) if self.settings.get("maximum") == "batch" else (1, 2)
+        floor = (decibels.amax(dim=over, keepdim=True) - 80.0).clamp_(min=-50.0)
         decibels = decibels.maximum(floor).clamp_(max=80.0)
         scale = 2.0 / (self.highest - self.lowest)
         return decibels.sub_(self.lowest).mul_(scale).sub_(1.0)
@@ -170,7 +217,8 @@ class KaldiMel(FrontEnd):
     """Kaldi's filter bank of BEATs (Povey window, 16-bit scale) and ASiT (Hann window, clip mean removed).
 
     25-ms frames without padding, mean removed and pre-emphasis within each frame, 128 mels of 20–8000 Hz, natural
-    logarithm, (x - mean) / (2 std).
+    logarithm, (x - mean) / (2 std). In half precision (ASiT alone: BEATs' scale exceeds float16) the power
+    spectrum, the filters and their product are rounded.
     """
 
     extra_hops = 2
@@ -192,11 +240,17 @@ class KaldiMel(FrontEnd):
         self.constant("taper", taper * scale)  # scale is a power of two, thus exact
         self.constant("banks", kaldi_banks(20.0, 8000.0))
         self.centre_clip, self.mean, self.std = centre_clip, mean, std
+        self.choices = {"precision": PRECISIONS} if scale == 1.0 else {}
 
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.centre_clip:  # in double, the mean does not depend on the number of threads
             waveform = waveform - waveform.mean(dim=1, keepdim=True, dtype=torch.float64).float()
-        power = mel_power(framed(waveform, length=400, centred=False), self.banks, self.bands, self.tapered)
+        frames = framed(waveform, length=400, centred=False)
+        if self.half_precision:
+            lines = torch.fft.rfft(self.tapered(frames)).abs().square()
+            power = halved(halved(self.banks) @ halved(lines).transpose(1, 2))
+        else:
+            power = mel_power(frames, self.banks, self.bands, self.tapered)
         return power.clamp_(min=FLOOR).log_().sub_(self.mean).div_(2.0 * self.std)
 
     def tapered(self, frames: Float[Tensor, "*batch 400"]) -> Float[Tensor, "*batch 512"]:
@@ -215,8 +269,11 @@ class KaldiMel(FrontEnd):
 class EmphasisMel(FrontEnd):
     """fPaSST: pre-emphasised waveform, 25-ms Hann window, 128 Kaldi-type mels of 0–7000 Hz, (ln + 4.5) / 5.
 
-    With a generator in training mode, the band edges are drawn per batch: low in 0..9 Hz, high in 6001..8000 Hz.
+    With a generator in training mode, the band edges are drawn per batch: low in 0..9 Hz, high in 6001..8000 Hz. In
+    half precision the waveform is rounded before and after the pre-emphasis, and so is its coefficient.
     """
+
+    choices: Mapping[str, Sequence[str]] = {"precision": PRECISIONS}
 
     extra_hops = 0
     shortest = 258
@@ -229,7 +286,11 @@ class EmphasisMel(FrontEnd):
         self.constant("banks", kaldi_banks(0.0, 7000.0))
 
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
-        emphasised = waveform[:, 1:] - waveform[:, :-1] * 0.97
+        if self.half_precision:
+            waveform = halved(waveform)
+            emphasised = halved(waveform[:, 1:] - waveform[:, :-1] * 0.97021484375)  # 0.97 in float16
+        else:
+            emphasised = waveform[:, 1:] - waveform[:, :-1] * 0.97
         banks = self.filters(generator)
         bands = self.bands if banks is self.banks else narrow(banks)
         power = mel_power(framed(emphasised, length=512, centred=True), banks, bands, self.window.mul)
@@ -244,10 +305,14 @@ class EmphasisMel(FrontEnd):
 
 
 class SlaneyMel(FrontEnd):
-    """M2D: 80 Slaney mels (area normalised) of a 25-ms Hann window, 50–8000 Hz, ln(x + eps).
+    """M2D: 80 Slaney mels (area normalised) of a 25-ms Hann window, 50–8000 Hz, (ln(x + eps) - mean) / std.
 
-    `framekd.models.m2d` normalises it with statistics from the checkpoint.
+    In half precision the transform (in the authors' code a convolution with windowed cosines and sines) and the product
+    with the filters round what they read and write.
     """
+
+    choices: Mapping[str, Sequence[str]] = {"precision": PRECISIONS}
+    norm: Tensor
 
     extra_hops = -1
     shortest = 201
@@ -260,10 +325,37 @@ class SlaneyMel(FrontEnd):
             201, 50.0, 8000.0, 80, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
         )
         self.constant("banks", banks.T)
+        self.constant("norm", torch.tensor(M2D_NORM_STATS))
+
+    def switch(self, values: Mapping[str, Any]) -> None:
+        others = dict(values)
+        if (stats := others.pop("norm_stats", None)) is not None:
+            mean, std = (float(value) for value in stats)
+            if not (math.isfinite(mean) and 0 < std < math.inf):
+                raise UserError(f"M2D's norm_stats must be a mean and a positive standard deviation, not {mean}, {std}")
+            self.settings["norm_stats"] = [mean, std]
+            self.norm.copy_(torch.tensor([mean, std]))
+        super().switch(others)
 
     def log_mel(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
-        power = mel_power(framed(waveform, length=400, centred=True), self.banks, self.bands, self.window.mul)
-        return power.add_(FLOOR).log_()
+        frames = framed(waveform, length=400, centred=True)
+        if self.half_precision:
+            power = halved(halved(self.banks) @ halved(self.half_lines(frames)).transpose(1, 2))
+            logarithm = halved(power + FLOOR).log_()
+        else:
+            power = mel_power(frames, self.banks, self.bands, self.window.mul)
+            logarithm = power.add_(FLOOR).log_()
+        mean, std = self.norm
+        return logarithm.sub_(mean).div_(std)
+
+    def half_lines(self, frames: Float[Tensor, "batch frames 400"]) -> Float[Tensor, "batch frames 201"]:
+        """Power spectrum of frames by products with windowed cosines and sines, rounded to float16."""
+        time = torch.arange(400, dtype=torch.float64)
+        angle = 2 * math.pi / 400 * time[:, None] * time[:201]
+        window = self.window.double().cpu()[:, None]
+        waves = torch.cat((angle.cos() * window, angle.sin() * window), dim=1).float().to(frames.device)
+        real, imaginary = halved(halved(frames) @ halved(waves)).chunk(2, dim=-1)
+        return real.square() + imaginary.square()
 
 
 def kaldi_banks(low: float, high: float, *, bins: int = 128, n_fft: int = 512) -> Float[Tensor, "bins half"]:

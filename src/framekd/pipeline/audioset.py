@@ -33,11 +33,11 @@ def get_labels(job: LabelsJob, *, out: Mapping[str, str]) -> None:
 
 
 def list_clips(job: ClipsJob, *, labels: Mapping[str, str], out: str) -> None:
-    """Write the table of wanted clips: their splits, and the shard of each."""
+    """Write the table of wanted clips of one group: their splits, and the shard of each."""
     counts = acquisition.plan_clips(
         labels,
         out,
-        weak=job.weak,
+        group=job.group,
         weak_splits=job.weak_splits,
         expected_classes=job.expected_classes,
         shards=job.shards,
@@ -81,6 +81,6 @@ def _print_progress(settled: int, total: int) -> None:
 
 
 def gate(job: GateJob, *, inputs: Mapping[str, Any], out: str) -> None:
-    """Count what was acquired, per split and class. UserError with counts if it is too little to train on."""
+    """Count what was acquired, per split and class. UserError with counts if it is too little."""
     labels = {name: path for name, path in inputs.items() if name != "manifests"}
-    acquisition.check_coverage(list(inputs["manifests"]), labels, min_clips=job.min_clips, table=out)
+    acquisition.check_coverage(list(inputs["manifests"]), labels, splits=job.splits, min_share=job.min_share, table=out)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from framekd.data import ClipSet
 from framekd.fetch import fetch
 from framekd.jobs import CheckpointJob
 from framekd.labels import known_weak
-from framekd.models import FrameModel, build_model
+from framekd.models import FrameModel, build_model, switches
+from framekd.models.m2d import M2d
+from framekd.models.mel import M2D_NORM_STATS
 from framekd.models.reference import unwrap
 from framekd.train import torch_generator
 
@@ -25,21 +28,26 @@ def make_checkpoints(job: CheckpointJob, *, weights: Sequence[str]) -> None:
     A published Step 2 file keeps its clip head, if it has one of the 527 weak classes; no other head is kept.
     """
     for name, path in zip(job.models, weights, strict=True):
-        model = build_model(name, n_classes=1, sizes=job.sizes[name])
+        switched = dict(job.front_ends[name])
+        stats = switched.pop("norm_stats", "fixed")
+        about: dict[str, Any] = {"n_classes": 1, "sizes": job.sizes[name], "front_end": switched}
+        model = build_model(name, **about)
         clip_classes: Sequence[str] = ["none"]
         source: dict[str, Any]
         if published := job.published.get(name):
             file = Path(job.downloads) / published.url.rsplit("/", 1)[-1]
-            fetch(published.url, file, sha256=published.sha256)
+            with address(published.url, job.served) as url:
+                fetch(url, file, sha256=published.sha256)
             state, heads = checkpoints.read_weights(file), False
             source = {"url": published.url, "file": file.name}
             if job.step == "step2":
                 problem = clip_head_problem(state, model.embed_dim)
                 if problem is None:
                     clip_classes, heads = known_weak().names, True
-                    model = build_model(name, n_classes=1, n_clip_classes=len(clip_classes), sizes=job.sizes[name])
+                    model = build_model(name, n_clip_classes=len(clip_classes), **about)
                 source["clip_head"] = problem or f"{len(clip_classes)} classes"
             checkpoints.load_reference(model, state, heads="matching" if heads else False)
+            source |= use_statistics(model, stats, file.name)
         else:
             assert job.seed is not None
             model.init_weights(torch_generator(job.seed, "step1", name))
@@ -64,6 +72,43 @@ def clip_head_problem(state: Mapping[str, object], width: int) -> str | None:
     return None if found == wanted else f"the head in the file is {list(found)}, not {list(wanted)}"
 
 
+def use_statistics(model: FrameModel, which: str, file: str) -> dict[str, str]:
+    """Let M2D's front end use the statistics in its weights, if `which` is "file"; other models have none.
+
+    Returns:
+        An entry `warning` for the provenance, which is printed too, if the weights of `file` have other statistics than
+        the authors' code uses.
+    """
+    if not isinstance(model.encoder, M2d):
+        return {}
+    if which == "file":
+        model.encoder.front_end.switch({"norm_stats": model.encoder.norm_stats.tolist()})
+    other = model.encoder.other_statistics()
+    if other is None:
+        return {}
+    theirs, fixed = (f"({mean:g}, {std:g})" for mean, std in (other, M2D_NORM_STATS))
+    used = (
+        f"the front end uses the file's; write front_ends: {{m2d_norm_stats: fixed}} for {fixed}"
+        if which == "file"
+        else f"the front end uses {fixed}; write front_ends: {{m2d_norm_stats: file}} for the file's"
+    )
+    warning = f"{file}: M2D's norm_stats are {theirs}, but its authors' code always uses {fixed}; {used}"
+    print(f"framekd: warning: {warning}", flush=True)
+    return {"warning": warning}
+
+
+@contextlib.contextmanager
+def address(url: str, folder: str | None) -> Iterator[str]:
+    """Yield `url`; where it has a ``{port}``, a local server publishes `folder` meanwhile, and that is its port."""
+    if folder is None or "{port}" not in url:
+        yield url
+        return
+    from framekd.miniature import serve
+
+    with serve(folder) as server:
+        yield url.replace("{port}", str(server.port))
+
+
 def start_from(
     directory: str | Path,
     clips: ClipSet,
@@ -83,7 +128,13 @@ def start_from(
     """
     spec = checkpoints.read_spec(directory)
     n_classes = len(clips.classes)
-    model = build_model(spec["model"], n_classes=n_classes, sequence_model=sequence_model, sizes=spec["sizes"])
+    model = build_model(
+        spec["model"],
+        n_classes=n_classes,
+        sequence_model=sequence_model,
+        sizes=spec["sizes"],
+        front_end=switches(spec),
+    )
     model.init_sequence_model(generator)
     model.new_heads(generator=generator, std=0.01 if recipe.head_init == "normal" else None)
     if recipe.head_init == "prior":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,40 @@ EXAMPLES = 6
 def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, str]) -> None:
     """Score models, and write the table, the scores per class and some examples.
 
+    Where the evaluation clips have subsets, column psds1 is that of the job's subset, and psds1_SUBSET of each other.
+
     Args:
         job: names the models, in the order of the inputs.
-        inputs: stores, train_strong, eval_strong, mid_to_display_name, and `weights` of the models.
+        inputs: stores, train_strong, eval_strong, mid_to_display_name, `weights` of the models, and `subsets`, at most
+            one JSON file whose entry eval_subsets has the clip ids of each subset.
         out: table (csv), per_class (csv), examples (npz).
+    Raises:
+        UserError: the job's subset is none of the file's.
     """
     clips = strong_clips(inputs, "eval")
     models = [_load(path, clips) for path in inputs["weights"]]
-    results, shown = score(
-        models, clips, median_seconds=job.median_seconds, batch_size=job.batch_size, cross_check=job.cross_check
+    groups = {"all": set(clips.ids)}
+    for path in inputs["subsets"] if job.subset else []:
+        groups = {name: set(ids) for name, ids in json.loads(Path(path).read_text())["eval_subsets"].items()}
+    main = job.subset or "all"
+    if main not in groups:
+        raise UserError(f"evaluation.subset is {main!r}, but the evaluation clips have {', '.join(groups)}")
+    found, shown = score_groups(
+        models, clips, groups, median_seconds=job.median_seconds, batch_size=job.batch_size, cross_check=job.cross_check
     )
-    rows = [_row(job, *name, result) for name, result in zip(job.models, results, strict=False)]
+    names: list[tuple[str, int | None]] = [*job.models]
     if job.stage == "teachers":
-        rows.append(_row(job, tables.ENSEMBLE, None, results[-1]))
+        names.append((tables.ENSEMBLE, None))
+    rows = [
+        {
+            **_row(job, *name, found[main][i]),
+            "subset": main,
+            **{f"psds1_{other}": found[other][i].at(0.0) for other in groups if other != main},
+        }
+        for i, name in enumerate(names)
+    ]
     tables.write_csv(out["table"], pd.DataFrame(rows), digits=9)
-    tables.write_csv(out["per_class"], per_class(job.models, results), digits=9)
+    tables.write_csv(out["per_class"], per_class(job.models, found[main]), digits=9)
     model, seed = job.models[0]
     title = f"{job.stage} of {job.setting}: {model}, seed {seed}"
     write_examples(out["examples"], shown, classes=clips.classes.names, title=title)
@@ -90,50 +110,75 @@ def _load(path: str, clips: ClipSet) -> FrameModel:
 def score(
     models: Sequence[FrameModel], clips: ClipSet, *, median_seconds: float, batch_size: int, cross_check: int = 0
 ) -> tuple[list[PSDSResult], list[Example]]:
-    """PSDS1 per model and, last, of their averaged logits; and the first model's scores on a few clips.
+    """PSDS1 on all of `clips`: see :func:`score_groups`."""
+    about: dict[str, Any] = {"median_seconds": median_seconds, "batch_size": batch_size, "cross_check": cross_check}
+    found, shown = score_groups(models, clips, {"all": set(clips.ids)}, **about)
+    return found["all"], shown
+
+
+def score_groups(
+    models: Sequence[FrameModel],
+    clips: ClipSet,
+    groups: Mapping[str, Set[str]],
+    *,
+    median_seconds: float,
+    batch_size: int,
+    cross_check: int = 0,
+) -> tuple[dict[str, list[PSDSResult]], list[Example]]:
+    """PSDS1 on each group of clips per model and, last, of their averaged logits, in one pass over the clips.
 
     Clips are ranked by filtered logits: PSDS is the same for any increasing function of them.
 
     Args:
         models: of one class list.
         clips: labelled evaluation clips.
+        groups: clip ids by name of the group.
         median_seconds: length of the median filter.
         batch_size: clips per forward pass.
         cross_check: classes of the last result that sed_scores_eval scores too; 0 is none.
+
+    Returns:
+        The results by group, and the first model's scores on a few clips of the first group.
     """
     truth = clips.ground_truth()
-    evaluated = evaluation_classes(clips.classes.names, truth)
     durations = dict(zip(clips.ids, np.minimum(clips.durations, CLIP_SECONDS).tolist(), strict=True))
-    scorers = [
-        PSDS(
-            evaluated,
-            truth,
-            durations,
-            score_classes=clips.classes.names,
-            drop_clips_without_events=True,
-            other_classes="drop",
-            notes={"median_seconds": median_seconds},
-        )
-        for _ in range(len(models) + 1)
-    ]
-    check = None
-    if cross_check:
-        check = CrossCheck(evaluated, truth, durations, score_classes=clips.classes.names, count=cross_check, seed=0)
-    shown: list[Example] = []
+    members = {name: [clip for clip in clips.ids if clip in ids] for name, ids in groups.items()}
+    scorers: dict[str, list[Any]] = {}
+    for name, ids in members.items():
+        events, seconds = {clip: truth[clip] for clip in ids}, {clip: durations[clip] for clip in ids}
+        evaluated = evaluation_classes(clips.classes.names, events)
+        about: dict[str, Any] = {"score_classes": clips.classes.names}
+        scorers[name] = [
+            PSDS(
+                evaluated,
+                events,
+                seconds,
+                drop_clips_without_events=True,
+                other_classes="drop",
+                notes={"median_seconds": median_seconds},
+                **about,
+            )
+            for _ in range(len(models) + 1)
+        ]
+        if cross_check:
+            scorers[name].append(CrossCheck(evaluated, events, seconds, count=cross_check, seed=0, **about))
+    first, shown = next(iter(members)), list[Example]()
     for batch, found in batch_logits(models, chunks(clips, batch_size), device=default_device()):
         values: list[np.ndarray] = [frames.transpose(1, 2).cpu().numpy() for frames, _ in found]
         values.append(np.stack(values).mean(axis=0, dtype=np.float32))
         filtered = [median_filter(one, seconds=median_seconds) for one in values]
-        for scorer, one in zip(scorers, filtered, strict=True):
-            scorer.add(batch.ids, one)
-        if check is not None:
-            check.add(batch.ids, filtered[-1])
-        for i in range(min(EXAMPLES - len(shown), len(batch.ids))):
-            probabilities = torch.from_numpy(values[0][i].T).sigmoid().numpy()
-            shown.append(Example(batch.ids[i], batch.waveform[i].numpy(), truth[batch.ids[i]], probabilities))
-    results = [scorer.result() for scorer in scorers]
-    if check is not None:
-        check.verify(results[-1])
+        for name, group in groups.items():
+            rows = [i for i, clip in enumerate(batch.ids) if clip in group]
+            # The cross-check, if there is one, scores the averaged logits too.
+            for scorer, one in zip(scorers[name], [*filtered, filtered[-1]] if rows else []):
+                scorer.add([batch.ids[i] for i in rows], one[rows])
+        for i, clip in enumerate(batch.ids):
+            if clip in groups[first] and len(shown) < EXAMPLES:
+                probabilities = torch.from_numpy(values[0][i].T).sigmoid().numpy()
+                shown.append(Example(clip, batch.waveform[i].numpy(), truth[clip], probabilities))
+    results = {name: [scorer.result() for scorer in some[: len(models) + 1]] for name, some in scorers.items()}
+    for name, some in scorers.items() if cross_check else ():
+        some[-1].verify(results[name][-1])
     return results, shown
 
 

@@ -18,7 +18,7 @@ def report(job: ReportJob, *, inputs: Mapping[str, Any], out: Mapping[str, Any])
         evaluations=[(*name, Path(table), Path(classes), Path(clips)) for name, table, classes, clips in scored],
         histories=[(*name, Path(path)) for name, path in zip(job.histories, inputs["histories"], strict=True)],
         specs=[(stage, Path(path)) for stage, path in zip(job.costs, inputs["costs"], strict=True)],
-        coverage=Path(inputs["coverage"][0]),
+        coverage=[Path(path) for path in inputs["coverage"]],
         benchmarks=[(stage, Path(path)) for stage, path in job.benchmarks],
     )
     orderings = next(iter(out["orderings"]), None)

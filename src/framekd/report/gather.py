@@ -27,7 +27,7 @@ class ReportInputs:
         evaluations: (stage, setting, table .csv, per-class .csv, examples .npz).
         histories: (stage, setting, model, seed, history.jsonl). Step 2 has the setting "Step 2" and the seed "".
         specs: (stage, spec.json of a training or result.json of a searched rate).
-        coverage: the clips by split, class and state (.tsv), if there is such a file.
+        coverage: the clips by split, class and state (.tsv), a file per group of clips.
         benchmarks: (stage, benchmark .tsv of Snakemake).
     """
 
@@ -35,7 +35,7 @@ class ReportInputs:
     evaluations: Sequence[tuple[str, str, Path, Path, Path]] = ()
     histories: Sequence[tuple[str, str, str, str, Path]] = ()
     specs: Sequence[tuple[str, Path]] = ()
-    coverage: Path | None = None
+    coverage: Sequence[Path] = ()
     benchmarks: Sequence[tuple[str, Path]] = ()
 
 
@@ -65,8 +65,9 @@ def gather(inputs: ReportInputs) -> Findings:
     _histories(inputs, found)
     _examples(inputs, found)
     _costs(inputs, found)
-    if inputs.coverage is not None:
-        found.coverage = _csv(inputs.coverage, found, sep="\t")
+    counts = [frame for path in inputs.coverage if (frame := _csv(path, found, sep="\t")) is not None]
+    if counts:
+        found.coverage = pd.concat(counts, ignore_index=True)
     _times(inputs, found)
     for part in ("evaluations", "histories", "specs", "coverage", "benchmarks"):
         if not getattr(inputs, part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,7 @@ from framekd.tables.rows import (
     published,
     read,
     scores,
+    subsets,
     title_of,
 )
 
@@ -64,23 +65,43 @@ def _setting_rows(setting: str, by_model: dict[str, list[float]], reference: dic
 
 
 def table1(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """Table I: PSDS1 of each setting and model. Columns setting, model, mean, std, n, published, difference."""
+    """Table I: PSDS1 of each setting and model.
+
+    Columns setting, model, mean, std, n, published, difference; where the run was scored on further subsets of the
+    evaluation clips, also mean_SUBSET and std_SUBSET.
+    """
     reference = published("table1", ["setting", "model"], directory=published_dir)
-    found = all_scores(settings)
-    return pd.DataFrame([row for name in found for row in _setting_rows(name, found[name], reference)])
+
+    def rows(column: str) -> list[dict]:
+        found = all_scores(settings, column)
+        return [row for name in found for row in _setting_rows(name, found[name], reference)]
+
+    return _with_subsets(settings, rows)
 
 
 def teachers(settings: Paths, *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
     """Teachers of each setting by model, their average and, if it was evaluated, their ensemble. Columns as Table I."""
     reference = published("teachers", ["setting", "model"], directory=published_dir)
-    rows: list[dict] = []
-    for setting, found in all_scores(settings).items():
-        rows += _setting_rows(setting, found, reference)
-        together = ensemble_score(settings[setting])
-        if together:
-            paper = reference.get((setting, ENSEMBLE))
-            rows.append({"setting": setting, "model": ENSEMBLE, **_row(together, paper)})
-    return pd.DataFrame(rows)
+
+    def rows(column: str) -> list[dict]:
+        out: list[dict] = []
+        for setting, found in all_scores(settings, column).items():
+            out += _setting_rows(setting, found, reference)
+            if together := ensemble_score(settings[setting], column):
+                paper = reference.get((setting, ENSEMBLE))
+                out.append({"setting": setting, "model": ENSEMBLE, **_row(together, paper)})
+        return out
+
+    return _with_subsets(settings, rows)
+
+
+def _with_subsets(settings: Paths, rows: Callable[[str], list[dict]]) -> pd.DataFrame:
+    """The table of column psds1, with mean and deviation of each further subset beside it."""
+    frame = pd.DataFrame(rows("psds1"))
+    for name in subsets(next(iter(settings.values()))):
+        other = pd.DataFrame(rows(f"psds1_{name}"))
+        frame[f"mean_{name}"], frame[f"std_{name}"] = other["mean"], other["std"]
+    return frame
 
 
 def significance(

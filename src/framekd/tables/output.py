@@ -17,6 +17,10 @@ MINIATURE_NOTE = (
     "for reference only, and the two are not comparable."
 )
 
+SUBSETS_NOTE = (
+    'PSDS1 is on new mixtures of sources that were heard in training; "unheard" is on sources that were never heard.'
+)
+
 
 def percent(mean: float, std: float, paper: float) -> str:
     """``45.8 ± 0.2 (46.1, −0.3)``: mean, standard deviation over seeds, published value, difference."""
@@ -26,7 +30,9 @@ def percent(mean: float, std: float, paper: float) -> str:
 
 def _cell(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
-    return percent(row["mean"], row["std"], row["published"])
+    further = [name.removeprefix("mean_") for name in rows.columns if name.startswith("mean_")]
+    others = [f"{name} {percent(row[f'mean_{name}'], row[f'std_{name}'], math.nan)}" for name in further]
+    return "; ".join([percent(row["mean"], row["std"], row["published"]), *others])
 
 
 def wide_settings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +93,7 @@ def latex(frame: pd.DataFrame, *, title: str, label: str, notes: Iterable[str] =
 def notes_of(*, miniature: bool) -> list[str]:
     """Notes below every table of a run."""
     reading = "Each cell: mean ± sample standard deviation (published value, difference)."
-    return [reading, MINIATURE_NOTE] if miniature else [reading]
+    return [reading, SUBSETS_NOTE, MINIATURE_NOTE] if miniature else [reading]
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None:

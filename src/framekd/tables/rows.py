@@ -49,26 +49,32 @@ def read(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
     return frame
 
 
-def scores(path: str | Path) -> dict[str, list[float]]:
-    """PSDS1 in percent per model, in the order of the seeds.
+def subsets(path: str | Path) -> list[str]:
+    """Further subsets of the evaluation clips that a run was scored on, beside the one of column psds1."""
+    names = (name.removeprefix("psds1_") for name in read(path, ("psds1",)).columns if name.startswith("psds1_"))
+    return [name for name in names if name != "variance_penalty"]
+
+
+def scores(path: str | Path, column: str = "psds1") -> dict[str, list[float]]:
+    """PSDS1 (of `column`) in percent per model, in the order of the seeds.
 
     `average` is the mean over models, one per seed. Rows of an ensemble are left out.
 
     Raises:
         UserError: a score is empty, or the models have different seeds.
     """
-    frame = read(path, ("model", "seed", "psds1"))
+    frame = read(path, ("model", "seed", column))
     frame = frame[frame["model"] != ENSEMBLE]
     if frame.empty:
         raise UserError(f"{path}: has no row of any model; run the evaluation again")
-    if frame["psds1"].isna().any():
+    if frame[column].isna().any():
         raise UserError(f"{path}: {frame.loc[frame['psds1'].isna(), 'model'].iloc[0]} has an empty score")
     models = list(dict.fromkeys(frame["model"]))
     out: dict[str, list[float]] = {}
     seeds = set()
     for model in models:
         rows = frame[frame["model"] == model].sort_values("seed", kind="stable")
-        out[model] = (rows["psds1"].astype(float) * 100).tolist()
+        out[model] = (rows[column].astype(float) * 100).tolist()
         seeds.add(tuple(rows["seed"]))
     if len(seeds) > 1:
         raise UserError(f"{path}: the models have different seeds; each model needs a row per seed")
@@ -76,18 +82,18 @@ def scores(path: str | Path) -> dict[str, list[float]]:
     return out
 
 
-def ensemble_score(path: str | Path) -> list[float]:
-    """PSDS1 in percent of the ensemble among the evaluated teachers; empty if it was not evaluated."""
-    frame = read(path, ("model", "psds1"))
+def ensemble_score(path: str | Path, column: str = "psds1") -> list[float]:
+    """PSDS1 (of `column`) in percent of the ensemble among the evaluated teachers; empty if it was not evaluated."""
+    frame = read(path, ("model", column))
     rows = frame[frame["model"] == ENSEMBLE]
-    if rows["psds1"].isna().any():
+    if rows[column].isna().any():
         raise UserError(f"{path}: the ensemble has an empty score")
-    return (rows["psds1"].astype(float) * 100).tolist()
+    return (rows[column].astype(float) * 100).tolist()
 
 
-def all_scores(paths: Paths) -> dict[str, dict[str, list[float]]]:
+def all_scores(paths: Paths, column: str = "psds1") -> dict[str, dict[str, list[float]]]:
     """Scores of every setting. Raises UserError unless all have the same models."""
-    out = {name: scores(paths[name]) for name in in_order(paths)}
+    out = {name: scores(paths[name], column) for name in in_order(paths)}
     first = next(iter(out.values()))
     for name, found in out.items():
         for model in (first.keys() | found.keys()) - (first.keys() & found.keys()):

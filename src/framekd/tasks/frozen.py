@@ -1,7 +1,8 @@
 """Frozen transformers: compute the features once, then train the heads of all runs together.
 
 The transformer is in evaluation mode and never changes, so the sequence of each crop is computed once. Clips longer
-than 10 s give a crop every 5 s instead of random crops (every 10 s if `random_crop` is off). Runs (seeds, folds) differ
+than 10 s give a crop every 5 s instead of random crops (every 10 s if `random_crop` is off); with `random_crop: fresh`
+each batch of the training is cut at random and encoded anew. Runs (seeds, folds) differ
 in their initial heads, their clips and the order of these. They are trained side by side as one batched problem; each
 has its own loss, gradients and optimiser state.
 """
@@ -19,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from framekd.config import HeadRecipe, UserError
-from framekd.data import Cutter
+from framekd.config import HeadRecipe, TrainRecipe, UserError
+from framekd.data import Cutter, Loader
 from framekd.inference import autocast
 from framekd.models import FrameModel, attention_pool, init_linear
 from framekd.optim import build_optimiser, factor, set_rate
@@ -67,7 +68,7 @@ def compute(model: FrameModel, problem: Problem, recipe: HeadRecipe, *, device: 
     out = {}
     trained = {part.pool for run in problem.runs for part in run.train}
     for name, pool in problem.pools.items():
-        dense = name in trained and recipe.random_crop
+        dense = name in trained and recipe.random_crop is True
         starts = [crop_starts(n, dense=dense) for n in frame_count(pool.samples).tolist()]
         clip = np.repeat(np.arange(len(pool)), [len(s) for s in starts])
         start = np.concatenate([np.array(s, np.int64) for s in starts])
@@ -165,6 +166,39 @@ def _losses(frame: Tensor, clip: Tensor, frame_labels: list[Tensor], clip_labels
     return loss
 
 
+class FreshCrops:
+    """Random 10-s crops of the training clips, drawn and encoded for each batch: as the released code trains heads.
+
+    It costs a forward pass of the transformer per run and batch, where :func:`compute` costs one per crop in all.
+    """
+
+    def __init__(self, model: FrameModel, problem: Problem, recipe: HeadRecipe, *, device: torch.device) -> None:
+        self.model, self.device, self.precision = model.to(device).eval(), device, recipe.precision
+        share = share_of(recipe, len(problem.runs[0].train)).model_dump(exclude={"random_crop"})
+        self.loaders = [
+            [
+                Loader(problem.pools[part.pool].select(part.clips), TrainRecipe(**share), seed=run.seed + 1_000_003 * p)
+                for p, part in enumerate(run.train)
+            ]
+            for run in problem.runs
+        ]
+
+    @torch.no_grad()
+    def batch(self, step: int, part: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Features [runs, batch, frames, width], frame labels (None without) and clip labels of a part of a batch."""
+        features, frame_labels, clip_labels = [], [], []
+        for loaders in self.loaders:
+            batch = loaders[part].batch(step).to(self.device)
+            mel = self.model.frontend(batch.waveform)
+            with autocast(self.device, self.precision):
+                features.append(self.model.features(mel).float())
+            if batch.frame_labels is not None:
+                frame_labels.append(batch.frame_labels)
+            assert batch.clip_labels is not None
+            clip_labels.append(batch.clip_labels)
+        return torch.stack(features), torch.stack(frame_labels) if frame_labels else None, torch.stack(clip_labels)
+
+
 def train(
     crops: Mapping[str, Crops],
     problem: Problem,
@@ -174,6 +208,7 @@ def train(
     head: str,
     device: torch.device,
     progress: bool = False,
+    fresh: FreshCrops | None = None,
 ) -> Heads:
     """Train the heads of all runs.
 
@@ -181,6 +216,7 @@ def train(
         crops: features by pool, from :func:`compute`.
         lr: peak learning rate.
         head: "linear" or "attention".
+        fresh: draws and encodes the batches in place of `crops`.
     Raises:
         UserError: a non-finite loss, or a batch size that the parts do not divide.
     """
@@ -199,6 +235,12 @@ def train(
             order = [[_order(r, p, epoch, rows[i][p], wanted) for p in range(parts)] for i, r in enumerate(runs)]
         features, frame_labels, clip_labels = [], [], []
         for p in range(parts):
+            if fresh is not None:
+                drawn, strong, weak = fresh.batch(step, p)
+                features.append(drawn)
+                frame_labels += [] if strong is None else [strong]
+                clip_labels.append(weak)
+                continue
             source = crops[runs[0].train[p].pool]
             chosen = torch.from_numpy(np.stack([o[p][at * size : (at + 1) * size] for o in order]))
             features.append(_take(source.features, chosen, device).float())

@@ -21,7 +21,6 @@ from framekd.metrics import event_f1, median_filter, onset_f1
 from framekd.tasks.problem import Audio, Events, Part, Problem, Run, Score, find
 from framekd.units import FRAME_RATE, FRAME_SECONDS
 
-THRESHOLD = 0.5
 _AUDIO = ("16000", "48000", "44100", "22050", "audio")
 
 
@@ -87,7 +86,7 @@ def read_pool(root: Path, splits: Sequence[str], classes: ClassList) -> tuple[Cl
 
 
 def detect(
-    scores: np.ndarray, classes: Sequence[str], *, min_seconds: float, threshold: float = THRESHOLD
+    scores: np.ndarray, classes: Sequence[str], *, min_seconds: float, threshold: float = 0.5
 ) -> list[tuple[float, float, str]]:
     """Events in probabilities: runs of frames above the threshold, from the first to the last frame centre.
 
@@ -105,14 +104,14 @@ def detect(
 
 
 def scorer(reference: Events, classes: ClassList, options: Task) -> Score:
-    """HEAR's scores after median filter, threshold 0.5 and shortest duration; `value` is the onset F at 50 ms."""
+    """HEAR's scores after median filter, threshold and shortest duration; `value` is the onset F at 50 ms."""
 
     def score(predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         wanted = {name: reference[name] for name in predictions}
         found: Events = {}
         for name, probabilities in predictions.items():
             smooth = median_filter(probabilities, options.median_seconds)
-            found[name] = detect(smooth, classes.names, min_seconds=options.min_seconds)
+            found[name] = detect(smooth, classes.names, min_seconds=options.min_seconds, threshold=options.threshold)
         onset = onset_f1(wanted, found, collar=0.05, classes=classes.names)
         loose = onset_f1(wanted, found, collar=0.2, classes=classes.names)
         whole = event_f1(wanted, found, collar=0.05, offset_share=0.2, classes=classes.names)

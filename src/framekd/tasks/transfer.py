@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from framekd.checkpoints import load_encoder
+from framekd.checkpoints import load_encoder, read_spec
 from framekd.config import Task, TrainRecipe, UserError
 from framekd.data import Loader, MixedLoader, windows
 from framekd.files import sha256_of, write_json, write_text
 from framekd.inference import batch_logits, default_device
-from framekd.models import FrameModel, build_model
+from framekd.models import FrameModel, build_model, switches
 from framekd.tasks import desed, frozen, hear
 from framekd.tasks.problem import Part, Problem, Run, join_crops, share_of
 from framekd.train import Objective, RunOptions, fit, torch_generator
@@ -80,8 +80,11 @@ def run(
     problem, out_csv = load(task, options), Path(out_csv)
     work = out_csv.parent / f".{out_csv.stem}.work"
 
+    front_end = switches(read_spec(checkpoint_dir))
+
     def encoder() -> FrameModel:
-        model = build_model(model_name, n_classes=len(problem.classes), head=options.head, sizes=sizes)
+        classes = len(problem.classes)
+        model = build_model(model_name, n_classes=classes, head=options.head, sizes=sizes, front_end=front_end)
         load_encoder(model, checkpoint_dir)
         return model
 
@@ -114,7 +117,10 @@ def score_frozen(
     recipe = options.frozen
     crops = frozen.compute(model, problem, recipe, device=device)
     rate = recipe.rate(model.name)
-    heads = frozen.train(crops, problem, recipe, lr=rate, head=options.head, device=device, progress=progress)
+    fresh = frozen.FreshCrops(model, problem, recipe, device=device) if recipe.random_crop == "fresh" else None
+    heads = frozen.train(
+        crops, problem, recipe, lr=rate, head=options.head, device=device, progress=progress, fresh=fresh
+    )
     found = frozen.predict(heads, crops, problem, batch_size=recipe.batch_size, device=device)
     return [problem.score(predictions) for predictions in found]
 
@@ -179,7 +185,8 @@ def predict(
 
 def _identity(options: Task, checkpoint_dir: str | Path) -> str:
     """What a finished run depends on: the options of the task and the weights that it started from."""
-    text = options.model_dump_json() + sha256_of(Path(checkpoint_dir) / "model.safetensors")
+    front_end = switches(read_spec(checkpoint_dir))
+    text = options.model_dump_json() + sha256_of(Path(checkpoint_dir) / "model.safetensors") + json.dumps(front_end)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -190,6 +190,9 @@ def fit(
     about = {"recipe": recipe.model_dump(), "lr": lr, "seed": seed, "steps": total, "objective": str(objective)}
     about["soft"] = getattr(getattr(loader, "soft_source", None), "identity", None)
     about["select"] = (validation.select, validation.patience) if validation else None
+    front_end = getattr(getattr(model, "encoder", None), "front_end", None)
+    if front_end is not None and front_end.switched:
+        about["front_end"] = front_end.switched
     if watch is not None:
         about["watch"] = (watch.every_epochs, watch.clips)
     run = digest(model, about | {"more": identity or {}})
