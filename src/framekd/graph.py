@@ -151,10 +151,18 @@ class Graph:
             "class_labels": self.labels["class_labels"],
         }
 
+    @property
+    def weak_eval_groups(self) -> list[str]:
+        """The groups that have evaluation clips of AudioSet Weak."""
+        return [group for group in self.groups if group != "strong"]
+
     def weak_evaluation(self) -> dict[str, Any]:
-        """What a job reads to have AudioSet Weak's evaluation clips with their labels."""
+        """What a job reads to have AudioSet Weak's evaluation clips with their labels.
+
+        Without the group `weak` these are the clips that AudioSet Strong evaluates too.
+        """
         return {
-            "stores": self.stores,
+            "stores": self.stores(*self.weak_eval_groups),
             "eval_segments": self.labels["eval"],
             "class_labels": self.labels["class_labels"],
         }

@@ -79,14 +79,13 @@ class Plan(Graph):
 
     def acquire_job(self, wildcards: Any) -> jobs.AcquireJob:
         audioset = self.config.audioset
-        shards = {wildcards.group: audioset.download.shards[wildcards.group]}  # of other groups: no reason to rerun
         return jobs.AcquireJob(
             version=VERSIONS["acquire"],
             shard=int(wildcards.shard),
             folders=audioset.folders,
             hdf5=audioset.hdf5,
             encoding=audioset.encoding,
-            download=audioset.download.model_copy(update={"shards": shards}),
+            download=audioset.download,
             media=f"{self.data}/miniature/audioset/media" if self.config.miniature else None,
         )
 

@@ -44,6 +44,7 @@ def test_a_checkpoint_is_fetched_from_the_local_server_and_fits_the_model(model,
         step="step1",
         models=[model],
         sizes={model: CONFIG.model_sizes(model)},
+        front_ends={model: CONFIG.front_ends.of(model)},
         published={model: published},
         seed=None,
         downloads=str(tmp_path / "downloads"),
@@ -64,7 +65,7 @@ def test_step_1_hears_no_evaluated_class_and_no_evaluation_source(tool):
     assert real == set(library.classes) - set(library.evaluated)
     sources = {(label, recording.source) for label in real for recording in pool.events[label]}
     assert not sources & split["eval"].sources() and sources < split["weak"].sources()
-    assert pool.backgrounds == split["weak"].backgrounds
+    assert {r.name for r in pool.backgrounds} == {r.name for r in split["weak"].backgrounds}
 
 
 def test_synthetic_sounds_are_finite_and_differ(tool):

@@ -91,7 +91,7 @@ rule significance:
 rule evaluate_step2:
     input:
         **plan.weak_evaluation(),
-        coverage=ancient(f"{D}/coverage.tsv"),
+        coverage=ancient(plan.coverage(*plan.weak_eval_groups)),
         weights=f"{R}/checkpoints/step2/{{model}}/model.safetensors",
         specs=f"{R}/checkpoints/step2/{{model}}/spec.json",
     output:

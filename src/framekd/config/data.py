@@ -29,7 +29,9 @@ class Download(Block):
     enabled: bool = field(True, "fetch clips that no folder or HDF5 file has")
     url: str = field("https://www.youtube.com/watch?v={ytid}", "page of a clip; {ytid} is its YouTube id")
     shards: dict[str, int] = field(
-        {"strong": 40, "eval": 8, "weak": 200}, "jobs that a group's clips are spread over, by a hash of their id"
+        {"strong": 40, "eval": 8, "weak": 200},
+        "jobs that a group's clips are spread over, by a hash of their id",
+        inert=True,  # the table of clips names the shard of each, and is remade
     )
     workers: int = field(2, "downloads at once within a job", inert=True, ge=1, le=32)
     sections: bool = field(True, "fetch only the needed span where the host allows it")

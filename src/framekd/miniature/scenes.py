@@ -97,8 +97,8 @@ class Pool:
 class Library:
     """All recordings, and per class (in alphabetical order) its mid and its number of events in AudioSet Strong.
 
-    `evaluated` are the classes of the miniature AudioSet (Steps 2 and 3): those with longer events. The others serve
-    Step 1 and the downstream sets.
+    `evaluated` are the classes of the miniature AudioSet (Steps 2 and 3): the ones that small models
+    can learn. The others serve Step 1 and the downstream sets.
     """
 
     recordings: list[Recording]
