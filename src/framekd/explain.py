@@ -159,17 +159,12 @@ PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ),
     ("ensembles/(?P<setting>[^/]+)", lambda plan, w, pack: plan.ensemble_job(w)),
     ("soft_labels/(?P<file>.+)", lambda plan, w, pack: plan.soft_labels_job(w)),
-<<<<<<< HEAD
     ("evaluation/step2/(?P<model>[^/]+)", lambda plan, w, pack: plan.evaluate_step2_job(w)),
     ("evaluation/ensembles/(?P<setting>[^/]+)", lambda plan, w, pack: plan.evaluate_job(w)),
     (
         "evaluation/(?P<stage>teachers|students)/(?P<setting>[^/]+)/.+",
         lambda plan, w, pack: plan.evaluate_job(w, pack),
     ),
-=======
-    ("evaluation/(?P<stage>teachers|students)/(?P<setting>[^/]+)", lambda plan, w, pack: plan.evaluate_job(w)),
-    ("evaluation/step2/(?P<model>[^/]+)", lambda plan, w, pack: plan.evaluate_step2_job(w)),
->>>>>>> h-score
     ("downstream/(?P<task>[^/]+)/(?P<checkpoint>[^/]+)/.+", lambda plan, w, pack: plan.downstream_job(w, pack)),
     ("tables/significance", lambda plan, w, pack: plan.significance_job(w)),
     ("tables/(?P<table>[^/]+)", lambda plan, w, pack: plan.table_job(w, w.table)),
@@ -215,13 +210,8 @@ def reads(record: Record, plan: Plan) -> set[str] | None:
         elif kind == "downstream":
             files = _flat(plan.checkpoints(rest[1], pack.models or ()))
         elif kind == "tables" and rest[0] != "teachers":
-<<<<<<< HEAD
             by_file = {"table2": plan.downstream, "step2": plan.step2_scores}
             files = by_file.get(rest[0]) or [path for setting in plan.settings for path in plan.scores(setting)]
-=======
-            of_settings = [plan.scores(setting) for setting in plan.settings]
-            files = {"table2": plan.downstream, "step2": plan.step2_scores}.get(rest[0], of_settings)
->>>>>>> h-score
         else:
             return None
     except (UserError, KeyError, AssertionError):
