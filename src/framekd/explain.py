@@ -198,8 +198,6 @@ def reads(record: Record, plan: Plan) -> set[str] | None:
             files += plan.soft_labels(stage, setting)
         elif kind == "ensembles":
             files = _flat(plan.models("teachers", rest[0]))
-        elif kind == "evaluation" and rest[0] == "step2":
-            files = _flat(plan.checkpoints("step2", [rest[1]]))
         elif kind == "evaluation":
             if rest[0] == "step2":
                 files = _flat(plan.checkpoints("step2", rest[1:]))
