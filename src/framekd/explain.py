@@ -148,6 +148,8 @@ PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ("step1/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step1", pack)),
     ("step2/external/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step2", pack)),
     ("step2/.+", lambda plan, w, pack: plan.step2_job(w, pack)),
+    ("weak_members/.+", lambda plan, w, pack: plan.weak_member_job(w, pack)),
+    ("ensembles/step2/clips", lambda plan, w, pack: plan.weak_ensemble_job(w)),
     ("(?P<stage>teachers|students)/(?P<setting>[^/]+)/.+", lambda plan, w, pack: plan.train_job(w, w.stage, pack)),
     (
         "search/(?P<stage>teachers|students)/(?P<setting>[^/]+)/(?P<model>[^/]+)/(?P<rate>[^/]+)",

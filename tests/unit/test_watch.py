@@ -11,7 +11,7 @@ from small_audioset import CLASSES, SIZES, train_job, write_audioset, write_step
 from test_pipeline import reference_names
 
 from framekd import checkpoints, tables
-from framekd.config import LABEL_FILES, External, Recipe, UserError, Watch
+from framekd.config import LABEL_FILES, External, UserError, Watch, WeakRecipe
 from framekd.data import Arrays, labelled
 from framekd.jobs import CheckpointJob, EvaluateStep2Job, Step2Job
 from framekd.labels import ClassList, known_weak
@@ -157,7 +157,7 @@ def evaluate(weak, folder, *, source, out):
 
 
 def test_step_2_is_watched_and_scored(weak, tmp_path):
-    recipe = Recipe(epochs=2, epoch_clips=20, batch_size=4, warmup_steps=2, head_init="prior", learning_rate=1e-3)
+    recipe = WeakRecipe(epochs=2, epoch_clips=20, batch_size=4, warmup_steps=2, head_init="prior", learning_rate=1e-3)
     job = Step2Job(version=1, recipes={"tiny": recipe}, seed=1, watch=small_watch())
     train_weak(job, inputs=weak, weights=[str(tmp_path / "step2" / "model.safetensors")])
     lines = [line for line in history(tmp_path / "step2") if "watch/map" in line]
