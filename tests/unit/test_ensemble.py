@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -134,6 +135,7 @@ class Counting(nn.Module):
     """A model that counts the clips that it has scored, and kills its process at batch `die_at`."""
 
     name = "counting"
+    encoder = SimpleNamespace(front_end=SimpleNamespace(switched={}))
 
     def __init__(self, model, die_at=None):
         super().__init__()
@@ -191,6 +193,7 @@ class Constant(nn.Module):
     """A model without work, to measure memory: every logit is the clip's first sample."""
 
     name = "constant"
+    encoder = SimpleNamespace(front_end=SimpleNamespace(switched={}))
 
     def __init__(self, classes):
         super().__init__()

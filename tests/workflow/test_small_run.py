@@ -144,13 +144,14 @@ TRAININGS = {
         ("audioset: {min_share: 0.5}", {"gate": 3}),
         ("miniature: {dcase16_files: 6}", {"miniature": 1, "downstream": 3, "table2": 1}),
         ("settings: {without_step2: null}", {**TABLE1, "teachers": 1}),
+        # The jobs that score have other inputs then; no training runs again.
+        ("seeds_per_job: 1", {"evaluate": 7, **TABLE1, "teachers": 1}),
         # What cannot change a result reruns nothing.
-        ("student: {recipe: {learning_rate: 0.0020}}", {}),
+        ("student: {recipe: {learning_rate: 0.0030}}", {}),
         ("resources: {student: {mem_mb: 2600, gpu: 4, threads: 3}}", {}),
         ("tracking: {tensorboard: true, wandb: sounds}", {}),
         ("audioset: {download: {workers: 7}}", {}),
         ("audioset: {download: {pause_seconds: 1, retries: 9, timeout_seconds: 5, max_rate_limits: 9}}", {}),
-        ("seeds_per_job: 1", {}),
         ("evaluation: {cross_check: 0}", {}),
     ],
 )
@@ -168,7 +169,7 @@ NOT_READ_BY_STEP1 = {"clips": 3, "acquire": 4, "gate": 3, **TRAININGS}
     [
         ("results/tiny/data/labels/audioset_eval_strong.tsv", NOT_READ_BY_STEP1),
         ("results/tiny/data/store/strong/0000.h5", TRAININGS),
-        ("results/tiny/data/store/eval/0000.h5", {**FROM_STEP2, "evaluate": 7}),
+        ("results/tiny/data/store/eval/0000.h5", {**FROM_STEP2, "evaluate": 7, "evaluate_ensemble": 3}),
         ("results/tiny/data/store/weak/0000.h5", FROM_STEP2),
         ("results/tiny/data/store/strong/0001.manifest.tsv", {"gate": 2}),  # of AudioSet Weak too
         ("results/tiny/data/store/weak/0000.manifest.tsv", {"gate": 1}),
