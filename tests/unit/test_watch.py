@@ -180,7 +180,8 @@ def test_a_published_file_is_scored_by_its_clip_head_or_says_that_it_has_none(we
     torch.save(state, tmp_path / "fpasst_weak.pt")
     published = {"fPaSST": External(url=(tmp_path / "fpasst_weak.pt").as_uri())}
     job = CheckpointJob(
-        version=1, step="step2", models=["fPaSST"], sizes={"fPaSST": sizes}, published=published, front_ends={"fPaSST": {}}, seed=None,
+        version=1, step="step2", models=["fPaSST"], sizes={"fPaSST": sizes},
+        published=published, front_ends={"fPaSST": {}}, seed=None,
         downloads=str(tmp_path / "kept"),
     )  # fmt: skip
     make_checkpoints(job, weights=[str(tmp_path / "fPaSST" / "model.safetensors")])
