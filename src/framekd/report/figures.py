@@ -18,8 +18,8 @@ from framekd.events import active_runs
 from framekd.examples import Example, Examples
 from framekd.units import SAMPLE_RATE
 
-INK = "#123456"  # placeholder: `_svg` replaces it by the page's text colour
-FAINT = "#654321"  # placeholder for the page's line colour
+INK = "#123456"  # `_svg` replaces it by the text colour of the page
+FAINT = "#654321"  # `_svg` replaces it by the line colour of the page
 COLOURS = ("#2f6fbb", "#d1782a", "#2f9e6e", "#b0468f", "#7a6bd1", "#8a8f3a", "#c2483f")
 STYLE: Any = {
     "font.size": 9,
