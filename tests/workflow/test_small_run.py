@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import shutil
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
