@@ -108,6 +108,7 @@ class TrainJob(Job):
     recipes: dict[str, Recipe]
     seeds: list[int] = field([], "in the order of the outputs", inert=True)
     sequence_model: Literal["bigru"] | None
+    unrolled_gru: bool
     missing_clips: Literal["refuse", "labels"]
     watch: Watch = Watch(every_epochs=0)
     watch_median_seconds: float = field(0.48, "median filter of the scores of a watched training", inert=True)

@@ -144,6 +144,7 @@ class Plan(Graph):
             recipes={model: whole.of(model) for model in pack.of(wildcards)},
             seeds=list(pack.seeds),
             sequence_model=block.sequence_model if isinstance(block, Teacher) else None,
+            unrolled_gru=isinstance(block, Teacher) and block.unrolled_gru,
             # Another site made a ready-made file from its own clips: ours that it lacks are trained on labels.
             missing_clips="labels" if ready_made else "refuse",
             watch=self.config.watch,

@@ -294,3 +294,21 @@ def test_a_finish_that_fails_keeps_the_state(tmp_path):
 
 def test_freed_memory_is_kept_where_the_c_library_can():
     assert keep_freed_memory() is (sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc")
+
+
+def test_kept_spectrograms_are_computed_once_per_clip_and_give_the_same_training(tmp_path, monkeypatch):
+    computed: list[int] = []
+
+    def final(name: str, **recipe) -> list[float]:
+        model = tiny()
+        frontend = model.frontend
+        monkeypatch.setattr(model, "frontend", lambda x, **draws: computed.append(len(x)) or frontend(x, **draws))
+        train(tmp_path / name, model, recipe=recipe)
+        return [value.detach().abs().sum().item() for value in model.parameters()]
+
+    expected = final("computed")
+    assert computed == [8] * 10
+    computed.clear()
+    found = final("kept", keep_spectrograms=True)
+    assert computed == [1] * 24  # every clip once, alone
+    assert found == pytest.approx(expected, rel=1e-4)

@@ -130,12 +130,19 @@ class TrainRecipe(HeadRecipe):
     ema: float | None = field(
         None, "decay of an exponential moving average of the weights, which is validated and kept", gt=0, lt=1
     )
+    keep_spectrograms: bool = field(
+        False, "compute each clip's spectrogram once and keep it in memory; for small sets on a CPU, without wavmix"
+    )
     augment: Augment = field(Augment, "augmentation")
 
     @model_validator(mode="after")
-    def _divisible(self) -> TrainRecipe:
+    def _possible(self) -> TrainRecipe:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal parts")
+        if self.keep_spectrograms and (self.augment.wavmix or self.augment.gain_db):
+            raise ValueError(
+                "keep_spectrograms needs waveforms that do not change; write augment: {wavmix: 0, gain_db: 0}"
+            )
         return self
 
 

@@ -181,6 +181,9 @@ class Teacher(Block):
     """Step 3, first half: the ensemble's members."""
 
     sequence_model: Literal["bigru"] | None = field("bigru", "recurrent layers on top of the transformer; null is none")
+    unrolled_gru: bool = field(
+        False, "compute them in few large operations: faster where a CPU trains tiny models, equal to rounding"
+    )
     recipe: TeacherRecipe = Field(
         default_factory=recipe_of(TeacherRecipe, **TEACHER), description="training of the teachers"
     )

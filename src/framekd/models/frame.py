@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from framekd.config import UserError
 from framekd.models.encoder import Encoder
+from framekd.models.unrolled_gru import bigru
 from framekd.units import CLIP_FRAMES, FRAME_SAMPLES, FRAME_SECONDS, MEL_HOP, SAMPLE_RATE
 
 HEADS = ("linear", "attention")
@@ -71,6 +72,7 @@ class FrameModel(nn.Module):
         self.embed_dim = encoder.embed_dim
         self.generator: torch.Generator | None = None
         features = encoder.embed_dim
+        self.unrolled_gru = False  # see framekd.models.unrolled_gru; acts in training
         self.rnn: nn.GRU | None = None
         if sequence_model == "bigru":
             hidden, layers = int(sizes["rnn_hidden"]), int(sizes["rnn_layers"])
@@ -158,7 +160,7 @@ class FrameModel(nn.Module):
         if outputs not in ("logits", "probabilities"):
             raise UserError(f'outputs must be "logits" or "probabilities", not {outputs!r}.')
         if self.rnn is not None:
-            features, _ = self.rnn(features)
+            features = bigru(self.rnn, features) if self.unrolled_gru and self.training else self.rnn(features)[0]
         frame_logits = self.frame_head(features)
         if self.head == "linear":
             pair = frame_logits.transpose(1, 2), self.clip_head(features.mean(dim=1))

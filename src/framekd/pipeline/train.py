@@ -186,6 +186,7 @@ def train_one(
     soft = soft_labels(job, clips, inputs)
     generator = torch_generator(seed, "init")
     model = start_from(start, clips, recipe, sequence_model=job.sequence_model, generator=generator)
+    model.unrolled_gru = job.unrolled_gru
     kept, held = split(clips, recipe.validation_share, seed=seed)
     kept, sample = hold_out(kept, held, job.watch)
     validation = None

@@ -298,6 +298,7 @@ class _Step:
         if recipe.compile:
             model.compile_blocks() if hasattr(model, "compile_blocks") else model.compile()
         self.call = world.distribute(_Call(model, forward), self.device)
+        self.kept: dict[tuple[str, int], Tensor] = {}
 
     def __call__(self, step: int, batch: Batch) -> tuple[Tensor, float]:
         """Train on a batch.
@@ -338,12 +339,23 @@ class _Step:
     @torch.no_grad()
     def _spectrograms(self, step: int, batch: Batch, rows: slice) -> tuple[Tensor, Batch]:
         """Augmented spectrograms of the whole batch, and the batch with its labels augmented alike."""
-        mel = self.model.frontend(batch.waveform[rows], generator=torch_generator(self.seed, "frontend", step))
+        if self.recipe.keep_spectrograms:
+            mel = self._kept(batch, rows)
+        else:
+            mel = self.model.frontend(batch.waveform[rows], generator=torch_generator(self.seed, "frontend", step))
         self.clock("frontend")
         draws = numpy_generator(self.seed, "augment", step)
         mel, batch = augment(self.world.gather(mel, len(batch)), batch, self.recipe.augment, generator=draws)
         self.clock("augment")
         return mel, batch
+
+    def _kept(self, batch: Batch, rows: slice) -> Tensor:
+        """Spectrograms without jitter, each computed when its clip first comes, by itself: equal in any batch."""
+        cuts = list(zip(batch.ids, batch.starts.tolist()))[rows]
+        for cut, waveform in zip(cuts, batch.waveform[rows]):
+            if cut not in self.kept:
+                self.kept[cut] = self.model.frontend(waveform[None])[0]
+        return torch.stack([self.kept[cut] for cut in cuts])
 
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, self.half) if self.half is not None else nullcontext()
