@@ -65,12 +65,14 @@ _LONGEST = 2.5  # s
 _DAMPER = 0.05  # s from release to silence
 
 
-def _pools(recordings_dir: str | Path, seed: int, names: dict[str, str]) -> dict[str, Pool]:
-    """Pools of the splits, with the class names of a task: {name: class of ours}."""
-    return {
-        split: Pool({own: pool.events[label] for own, label in names.items()}, pool.backgrounds)
-        for split, pool in load_library(recordings_dir).split(seed).items()
-    }
+def _pools(recordings_dir: str | Path, seed: int, names: dict[str, str]) -> tuple[Pool, Pool]:
+    """Pools for training and for evaluation clips, with the class names of a task: {name: class of ours}.
+
+    Both have the training sources, as the subset "heard" of the miniature AudioSet; evaluation takes vary little.
+    """
+    weak = load_library(recordings_dir).split(seed)["weak"]
+    events = {own: weak.events[label] for own, label in names.items()}
+    return Pool(events, weak.backgrounds, speed=weak.speed, tilt=weak.tilt), Pool(events, weak.backgrounds)
 
 
 def write_wav(path: Path, samples: Float[np.ndarray, " samples"], *, rate: int = SAMPLE_RATE) -> None:
@@ -92,15 +94,14 @@ def build_desed(
 ) -> dict[str, Any]:
     """Build a miniature DESED in its layout: ``metadata/…`` (TSVs, durations) and ``audio/…`` (10 s, 16 kHz, mono).
 
-    Training clips are made of training sources, validation clips of the sources that the miniature AudioSet with the
-    same seed evaluates on. Returns the content of summary.json.
+    Validation clips are new mixtures of the training sources. Returns the content of summary.json.
     """
     directory = Path(directory)
-    pools = _pools(recordings_dir, seed, DESED_CLASSES)
+    train_pool, evaluation = _pools(recordings_dir, seed, DESED_CLASSES)
     parts = {
-        "weak": ("audio/train/weak", n_weak, pools["weak"], 10),
-        "synthetic": ("audio/train/synthetic21_train/soundscapes", n_synthetic, pools["weak"], 11),
-        "validation": ("audio/validation/validation", n_validation, pools["eval"], 12),
+        "weak": ("audio/train/weak", n_weak, train_pool, 10),
+        "synthetic": ("audio/train/synthetic21_train/soundscapes", n_synthetic, train_pool, 11),
+        "validation": ("audio/validation/validation", n_validation, evaluation, 12),
     }
     found: dict[str, dict[str, Scene]] = {}
     for name, (folder, count, pool, stream) in parts.items():
@@ -161,11 +162,12 @@ def build_dcase16(
     """Build a miniature DCASE 2016 Task 2 as HEAR prepares it: 120-s files at 48 kHz, one JSON per split, 11 classes.
 
     As in the original, a file has 2 to 4 events of each class at one event-to-background ratio (here 0, 6 or 12 dB),
-    without overlap (poly 0) or anywhere (poly 1). Files are split 60/20/20; test files are made of evaluation sources.
+    without overlap (poly 0) or anywhere (poly 1). Files are split 60/20/20; test files are new mixtures of the training
+    sources.
     Returns the content of summary.json.
     """
     directory = Path(directory)
-    pools = _pools(recordings_dir, seed, DCASE16_CLASSES)
+    train_pool, evaluation = _pools(recordings_dir, seed, DCASE16_CLASSES)
     n_test = n_valid = max(1, n_files // 5)
     counts = {"train": n_files - n_test - n_valid, "valid": n_valid, "test": n_test}
     if counts["train"] < 1:
@@ -177,7 +179,7 @@ def build_dcase16(
         splits[split] = {}
         for _ in range(count):
             ebr, nec, poly = (0, 6, 12)[number % 3], (2, 3, 4)[(number // 2) % 3], number % 2
-            scene = _office(pools["eval" if split == "test" else "weak"], ebr, nec, poly, [seed, 20, number])
+            scene = _office(evaluation if split == "test" else train_pool, ebr, nec, poly, [seed, 20, number])
             name = f"{'test' if split == 'test' else 'dev'}_{number + 1}_ebr_{ebr}_nec_{nec}_poly_{poly}.wav"
             write_wav(folder / name, scene.samples, rate=HEAR_RATE)
             splits[split][name] = scene
