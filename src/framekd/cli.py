@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from framekd.commands import doctor, predict, runs
+from framekd.commands import doctor, export, predict, runs
 from framekd.config import UserError
 
-COMMANDS = (predict, doctor, runs)
+COMMANDS = (predict, export, doctor, runs)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,104 @@
+"""Checkpoints on the Hugging Face hub, or a server of the same protocol (HF_ENDPOINT)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from framekd.checkpoints import SPEC, WEIGHTS, save_checkpoint
+from framekd.config import UserError
+from framekd.models import FrameModel
+
+PREFIX = "hf:"
+"""What the name of a model on the hub begins with: hf:USER/NAME, or hf:USER/NAME@REVISION."""
+
+
+def check_name(name: str) -> None:
+    """UserError unless `name` is USER/NAME, with @REVISION or not."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name):
+        raise UserError(f"{name!r} is not the name of a repository; expected USER/NAME, such as {PREFIX}me/beats")
+
+
+def fetch_checkpoint(name: str) -> Path:
+    """Fetch a checkpoint into the hub's own cache (HF_HOME), unless it is there.
+
+    Nothing but the specification and the safetensors file is fetched, and no code is run. Without network, what the
+    cache has is used.
+
+    Args:
+        name: hf:USER/NAME or hf:USER/NAME@REVISION.
+    Returns:
+        A folder for :func:`framekd.checkpoints.load_checkpoint`, which checks the weights' SHA-256.
+    Raises:
+        UserError: the package is missing, or the repository cannot be reached, or holds no checkpoint.
+    """
+    check_name(name := name.removeprefix(PREFIX))
+    repository, _, revision = name.partition("@")
+    with sentences(repository) as hub:
+        folder = Path(hub.snapshot_download(repository, revision=revision or None, allow_patterns=[SPEC, WEIGHTS]))
+    if missing := [file for file in (SPEC, WEIGHTS) if not (folder / file).is_file()]:
+        raise UserError(f"{PREFIX}{name} holds no checkpoint of framekd: it has no {missing[0]}.")
+    return folder
+
+
+def push(name: str, model: FrameModel, spec: Mapping[str, Any], files: Sequence[Path], card: Path) -> str:
+    """Upload a checkpoint, its exported files and its card in one commit; the repository is made if it is missing.
+
+    The account is that of `hf auth login`, or of the variable HF_TOKEN.
+
+    Args:
+        name: USER/NAME.
+        files: exported files.
+        card: uploaded as README.md.
+    Returns:
+        The commit's address.
+    Raises:
+        UserError: the package is missing, or the upload is refused.
+    """
+    check_name(name)
+    with tempfile.TemporaryDirectory() as aside, sentences(name) as hub:
+        folder = save_checkpoint(
+            aside,
+            model,
+            classes=spec["classes"],
+            clip_classes=spec.get("clip_classes"),
+            provenance=spec.get("provenance") or {},
+            extra=spec.get("extra"),
+        )
+        for file in files:
+            shutil.copy(file, folder / file.name)
+        shutil.copy(card, folder / "README.md")
+        hub.create_repo(name, exist_ok=True)
+        return str(hub.upload_folder(repo_id=name, folder_path=folder, commit_message="framekd export").commit_url)
+
+
+@contextmanager
+def sentences(repository: str) -> Iterator[Any]:
+    """The package huggingface_hub; its errors, and those of the network, become one sentence."""
+    try:
+        hub = import_module("huggingface_hub")
+    except ModuleNotFoundError as error:
+        raise UserError(f"Models on the hub need the package {error.name}: pip install 'framekd[hub]'") from error
+    from huggingface_hub import errors
+
+    try:
+        yield hub
+    except errors.RepositoryNotFoundError as error:
+        reason = "there is no such repository, or it is private: log in with `hf auth login`, or set HF_TOKEN"
+        raise UserError(f"{PREFIX}{repository}: {reason}.") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{PREFIX}{repository}: it has no such revision.") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        reason = (
+            f"it cannot be reached and is not in the cache; a copy of its {SPEC} and {WEIGHTS} in a folder works too"
+        )
+        raise UserError(f"{PREFIX}{repository}: {reason}.") from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, ConnectionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{PREFIX}{repository}: {reason}") from error
