@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from framekd.commands import doctor, predict, runs
-from framekd.config import UserError
+from framekd.commands import doctor, models, predict, runs
+from framekd.errors import UserError
 
-COMMANDS = (predict, doctor, runs)
+COMMANDS = (predict, models, doctor, runs)
 
 
 def parser() -> argparse.ArgumentParser:

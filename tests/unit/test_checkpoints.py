@@ -190,8 +190,24 @@ def test_class_lists_must_fit_the_heads(tmp_path):
 
 
 def change(directory: Path, **values) -> None:
+    """Write other values, and a specification as earlier versions wrote it: without its own sum."""
     path = directory / "spec.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    content = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != "spec_sha256"}))
+
+
+def test_changed_class_names_are_noticed_and_an_older_specification_is_read(tmp_path):
+    save_checkpoint(tmp_path, small("tiny"), classes=CLASSES, provenance={"seeds": (1, 2), 3: 0.1})
+    path = tmp_path / "spec.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(sorted(content.items()))))  # spaces and order do not count
+    assert read_spec(tmp_path) == content
+    for changed in ({"classes": CLASSES[::-1]}, {"provenance": {}}, {"extra": {"new": 1}}):
+        path.write_text(json.dumps({**content, **changed}))
+        with pytest.raises(UserError, match=r"spec.json was changed after it was written.*remove the entry"):
+            load_checkpoint(tmp_path)
+    change(tmp_path, classes=CLASSES[::-1])
+    assert load_checkpoint(tmp_path)[1]["classes"] == CLASSES[::-1]
 
 
 @pytest.mark.parametrize(
