@@ -105,7 +105,7 @@ def download(
         attempts: how often the server is asked.
         timeout: longest silence of the connection in seconds.
         max_bytes: size above which the file is refused.
-        progress: show a bar on stderr.
+        progress: show a bar on stderr, if that is a terminal.
     Raises:
         OSError: the file did not come.
         UserError: a web page or a file too large came, the sum differs, or the disk is full.
@@ -222,11 +222,11 @@ def _save(answer: requests.Response, part: Path, have: int, url: str, max_bytes:
 
 
 def _bar(part: Path, total: int | None, begin: int, *, hidden: bool) -> tqdm:
-    """A bar of the bytes that have come, of which the first `begin` are of an earlier attempt."""
+    """A bar of the bytes that have come, the first `begin` of them in an earlier attempt; only on a terminal."""
     from tqdm import tqdm
 
     name = part.name.removesuffix(".part")
-    return tqdm(desc=name, total=total, initial=begin, unit="B", unit_scale=True, disable=hidden)
+    return tqdm(desc=name, total=total, initial=begin, unit="B", unit_scale=True, disable=hidden or None)
 
 
 def _copy(answer: requests.Response, file: IO[bytes], url: str, max_bytes: int, bar: tqdm) -> None:

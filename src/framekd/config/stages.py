@@ -72,6 +72,19 @@ class Step1(Block):
     external: dict[str, External] = Field(default_factory=_external("ssl"), description="published Step 1 checkpoints")
 
 
+class Published(Block):
+    """The authors' checkpoints of Step 3, which `results/published.csv` scores on this site's evaluation clips."""
+
+    external: dict[str, External] = Field(
+        default_factory=_external("strong"), description="published Step 3 checkpoints"
+    )
+    clips: str | None = field(
+        None,
+        "list of the authors' evaluation clips, one a line (their resources/eval_durations.csv); "
+        "the models are scored on those among ours too",
+    )
+
+
 class SoftFile(Block):
     """A file of soft labels: on this machine, or at an address. A student's has the layout of Zenodo 14626113."""
 
