@@ -1,10 +1,12 @@
 """Reading and writing weights: this project's checkpoint directories, and the published files.
 
 A checkpoint directory holds `model.safetensors` (only tensors) and `spec.json`: architecture and sizes, class lists in
-order, sample rate, frame length, front end, provenance, and the SHA-256 of the weights.
+order, sample rate, frame length, front end, provenance, and the SHA-256 of the weights and of itself.
 """
 
 import argparse
+import contextlib
+import hashlib
 import io
 import json
 import pickle
@@ -21,11 +23,12 @@ from torch import Tensor
 from framekd.config import UserError
 from framekd.fetch import fetch
 from framekd.files import replacing, sha256_of, write_json, write_text
-from framekd.models import FrameModel, build_from_spec
+from framekd.models import FrameModel, WithoutDraws, build_from_spec
 from framekd.models.reference import load_reference
 
 FORMAT = "framekd-checkpoint-1"
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
+SPEC_SUM = "spec_sha256"
 HEADS = ("frame_head.", "clip_head.")
 OTHER_SIZES = ("rnn_hidden", "rnn_layers", "dropout", "attention_dropout", "layerdrop")
 """Sizes that the encoder's weights do not depend on."""
@@ -38,6 +41,7 @@ __all__ = [
     "read_spec",
     "read_weights",
     "save_checkpoint",
+    "specification",
     "write_text",
 ]
 
@@ -76,7 +80,24 @@ def save_checkpoint(
     if clip_classes is None and model.n_clip_classes == model.n_classes:
         clip_classes = classes
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    content = {
+    content = specification(model, classes, clip_classes, provenance=provenance, extra=extra)
+    with replacing(directory / WEIGHTS) as aside:
+        safetensors.torch.save_file(tensors, aside, metadata={"format": "pt"})
+        content["weights_sha256"] = sha256_of(aside)
+    write_json(directory / SPEC, {**content, SPEC_SUM: _sum_of(content)})
+    return directory
+
+
+def specification(
+    model: FrameModel,
+    classes: Sequence[str],
+    clip_classes: Sequence[str] | None,
+    *,
+    provenance: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What `spec.json` holds beside its sums; arguments as for :func:`save_checkpoint`."""
+    return {
         "format": FORMAT,
         **model.spec(),
         "classes": list(classes),
@@ -84,18 +105,19 @@ def save_checkpoint(
         "provenance": dict(provenance),
         "extra": dict(extra or {}),
     }
-    with replacing(directory / WEIGHTS) as aside:
-        safetensors.torch.save_file(tensors, aside, metadata={"format": "pt"})
-        content["weights_sha256"] = sha256_of(aside)
-    write_json(directory / SPEC, content)
-    return directory
+
+
+def _sum_of(spec: Mapping[str, Any]) -> str:
+    """SHA-256 of a specification without this sum itself; spaces and the order of keys do not count."""
+    content = json.loads(json.dumps({key: value for key, value in spec.items() if key != SPEC_SUM}))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_spec(directory: str | Path) -> dict[str, Any]:
     """Read the specification in a checkpoint directory.
 
     Raises:
-        UserError: the file is missing, damaged or of another format.
+        UserError: the file is missing, damaged, changed or of another format.
     """
     path = Path(directory) / SPEC
     if not path.is_file():
@@ -106,6 +128,11 @@ def read_spec(directory: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); make or copy the checkpoint again.") from error
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
         raise UserError(f"{path} is not a specification of format {FORMAT}; this version cannot read the checkpoint.")
+    if SPEC_SUM in spec and spec[SPEC_SUM] != _sum_of(spec):  # checkpoints of earlier versions have none
+        raise UserError(
+            f"{path} was changed after it was written (its {SPEC_SUM} differs), so that its class names may be wrong; "
+            f"copy the checkpoint again, or remove the entry {SPEC_SUM} if the change is meant."
+        )
     return spec
 
 
@@ -124,7 +151,8 @@ def load_checkpoint(
             those of this version.
     """
     spec = read_spec(directory)
-    model = build_from_spec(spec)
+    with WithoutDraws() if heads else contextlib.nullcontext():
+        model = build_from_spec(spec)
     for key, count in (("classes", model.n_classes), ("clip_classes", model.n_clip_classes)):
         if spec.get(key) is not None and len(spec[key]) != count:
             raise UserError(f"{directory}/{SPEC} names {len(spec[key])} {key} for {count} outputs.")

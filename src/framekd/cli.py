@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from framekd.commands import doctor, export, predict, runs
-from framekd.config import UserError
+from framekd.commands import doctor, export, models, predict, runs
+from framekd.errors import UserError
 
-COMMANDS = (predict, export, doctor, runs)
+COMMANDS = (predict, models, export, doctor, runs)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -146,6 +146,7 @@ PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ("data/gate/(?P<group>.+)", lambda plan, w, pack: plan.gate_job(w)),
     (r"acquire/(?P<group>[^/]+)/(?P<shard>\d+)", lambda plan, w, pack: plan.acquire_job(w)),
     ("step1/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step1", pack)),
+    ("step3/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step3", pack)),
     ("step2/external/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step2", pack)),
     ("step2/.+", lambda plan, w, pack: plan.step2_job(w, pack)),
     ("weak_members/.+", lambda plan, w, pack: plan.weak_member_job(w, pack)),
@@ -162,6 +163,7 @@ PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ("ensembles/(?P<setting>[^/]+)", lambda plan, w, pack: plan.ensemble_job(w)),
     ("soft_labels/(?P<file>.+)", lambda plan, w, pack: plan.soft_labels_job(w)),
     ("evaluation/step2/(?P<model>[^/]+)", lambda plan, w, pack: plan.evaluate_step2_job(w)),
+    ("evaluation/published/(?P<model>[^/]+)", lambda plan, w, pack: plan.evaluate_published_job(w)),
     ("evaluation/ensembles/(?P<setting>[^/]+)", lambda plan, w, pack: plan.evaluate_job(w)),
     (
         "evaluation/(?P<stage>teachers|students)/(?P<setting>[^/]+)/.+",

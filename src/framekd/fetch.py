@@ -11,11 +11,12 @@ from typing import IO, TYPE_CHECKING
 
 import tenacity
 
-from framekd.config import UserError
+from framekd.errors import UserError
 from framekd.files import disk_full, sha256_of, write_text
 
 if TYPE_CHECKING:  # imported where it is used: most processes never fetch anything
     import requests
+    from tqdm import tqdm
 
 MAX_BYTES = 64 << 30
 """Size above which a file is refused; no published file comes near it."""
@@ -43,7 +44,13 @@ def retry_after(value: str | None) -> float | None:
 
 
 def fetch(
-    url: str | None, path: str | Path, *, sha256: str | None = None, attempts: int = 5, timeout: float = 60.0
+    url: str | None,
+    path: str | Path,
+    *,
+    sha256: str | None = None,
+    attempts: int = 5,
+    timeout: float = 60.0,
+    progress: bool = False,
 ) -> Path:
     """Make sure that `path` exists, and download it from `url` if it does not.
 
@@ -52,7 +59,7 @@ def fetch(
 
     Args:
         sha256: expected sum; compared whether the file is new or was there.
-        attempts, timeout: see :func:`download`.
+        attempts, timeout, progress: see :func:`download`.
     Returns:
         `path`.
     Raises:
@@ -64,13 +71,16 @@ def fetch(
         if not url:
             raise UserError(f"{path} is absent and no address is configured for it: {by_hand}.")
         try:
-            download(url, path, sha256=sha256, attempts=attempts, timeout=timeout)
+            download(url, path, sha256=sha256, attempts=attempts, timeout=timeout, progress=progress)
         except OSError as error:
             raise UserError(f"{url} could not be fetched ({error}): {by_hand}, or try again.") from error
     record = path.with_name(path.name + ".sha256")
-    expected = sha256 or (record.read_text().split()[0] if record.is_file() else None)
-    digest = check_sum(path, expected, f"remove it to fetch it again, or {record.name} if the change is meant")
-    write_text(record, f"{digest}  {path.name}\n")
+    recorded = (record.read_text().split() or [""])[0] if record.is_file() else ""
+    digest = check_sum(
+        path, sha256 or recorded, f"remove it to fetch it again, or {record.name} if the change is meant"
+    )
+    if digest != recorded:  # otherwise nothing is written: the folder may be read-only
+        write_text(record, f"{digest}  {path.name}\n")
     return path
 
 
@@ -82,6 +92,7 @@ def download(
     attempts: int = 5,
     timeout: float = 60.0,
     max_bytes: int = MAX_BYTES,
+    progress: bool = False,
 ) -> Path:
     """Download `url` (http, https or file) to `path`, which is replaced only when the whole file has come.
 
@@ -94,6 +105,7 @@ def download(
         attempts: how often the server is asked.
         timeout: longest silence of the connection in seconds.
         max_bytes: size above which the file is refused.
+        progress: show a bar on stderr, if that is a terminal.
     Raises:
         OSError: the file did not come.
         UserError: a web page or a file too large came, the sum differs, or the disk is full.
@@ -111,7 +123,7 @@ def download(
                 wait=_pause,
                 reraise=True,
             )
-            retrying(_receive, url, part, timeout, max_bytes)
+            retrying(_receive, url, part, timeout, max_bytes, progress)
     except OSError as error:
         if disk_full(error):
             raise UserError(f"{path}: the disk is full; free some space and try again.") from error
@@ -157,7 +169,7 @@ def _version(answer: requests.Response) -> str:
     return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
 
 
-def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> None:
+def _receive(url: str, part: Path, timeout: float, max_bytes: int, progress: bool) -> None:
     """One attempt: ask for what is missing in `part` and append it, or begin again if the server's file has changed."""
     import requests
 
@@ -168,12 +180,20 @@ def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> None:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text()}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-            _save(answer, part, have, url, max_bytes)
+            _save(answer, part, have, url, max_bytes, progress)
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise Interrupted(str(error)) from error
+        raise Interrupted(_cause(error)) from error
 
 
-def _save(answer: requests.Response, part: Path, have: int, url: str, max_bytes: int) -> None:
+def _cause(error: BaseException) -> str:
+    """The system's own words for a failed connection, such as "Connection refused", out of the wrappers around them."""
+    inner: BaseException = error
+    while following := inner.__cause__ or inner.__context__:
+        inner = following
+    return (isinstance(inner, OSError) and inner.strerror) or str(error)
+
+
+def _save(answer: requests.Response, part: Path, have: int, url: str, max_bytes: int, progress: bool) -> None:
     """Check an answer and write it to `part`, whose first `have` bytes are kept if they are of the same file."""
     tag = _validator(part)
     if answer.status_code == 416:  # `part` is as long as the file or longer, so it is not the beginning of it
@@ -194,13 +214,22 @@ def _save(answer: requests.Response, part: Path, have: int, url: str, max_bytes:
     with part.open("ab" if begin else "wb") as file:
         if not begin and (version := _version(answer)):
             write_text(tag, version)
-        _copy(answer, file, url, max_bytes)
+        with _bar(part, total, begin, hidden=not progress) as bar:
+            _copy(answer, file, url, max_bytes, bar)
         size = file.tell()
     if total is not None and size != total:
         raise Interrupted(f"the connection ended after {size} of {total} bytes")
 
 
-def _copy(answer: requests.Response, file: IO[bytes], url: str, max_bytes: int) -> None:
+def _bar(part: Path, total: int | None, begin: int, *, hidden: bool) -> tqdm:
+    """A bar of the bytes that have come, the first `begin` of them in an earlier attempt; only on a terminal."""
+    from tqdm import tqdm
+
+    name = part.name.removesuffix(".part")
+    return tqdm(desc=name, total=total, initial=begin, unit="B", unit_scale=True, disable=hidden or None)
+
+
+def _copy(answer: requests.Response, file: IO[bytes], url: str, max_bytes: int, bar: tqdm) -> None:
     """Write the body of an answer to `file`, also the last bytes before a connection breaks."""
     from urllib3.exceptions import HTTPError
 
@@ -212,6 +241,7 @@ def _copy(answer: requests.Response, file: IO[bytes], url: str, max_bytes: int) 
         if not block:
             return
         file.write(block)
+        bar.update(len(block))
         if file.tell() > max_bytes:
             raise UserError(f"{url}: more than the limit of {max_bytes} bytes came.")
 

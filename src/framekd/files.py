@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from framekd.config import UserError
+from framekd.errors import UserError
 
 
 def disk_full(error: BaseException) -> bool:

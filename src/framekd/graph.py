@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from framekd.config import GROUPS, LABEL_FILES, SEARCH, Config, Student, Teacher
+from framekd.config import GROUPS, LABEL_FILES, SEARCH, Config, Student, Teacher, UserError
 from framekd.jobs import Stage
 
 WEIGHTS, SPEC, HISTORY = "model.safetensors", "spec.json", "history.jsonl"
@@ -287,6 +287,25 @@ class Graph:
     def step2_scores(self) -> list[str]:
         """Where Step 2's table finds its scores, by model."""
         return [f"{self.results}/evaluation/step2/{model}.csv" for model in self.config.models]
+
+    @property
+    def published_models(self) -> list[str]:
+        """Models whose published Step 3 checkpoint can be scored here; none on the miniature, which has other classes.
+
+        They are no part of a whole run: `snakemake results/published.csv` asks for them.
+        """
+        there = [] if self.config.miniature else self.config.published.external
+        return [model for model in self.config.models if model in there]
+
+    @property
+    def published_scores(self) -> list[str]:
+        """Where the table of the published models finds its scores, by model."""
+        if not self.published_models:
+            raise UserError(
+                f"{self.results}/published.csv scores published models on AudioSet Strong's evaluation clips, "
+                "of which the miniature has none; ask for results/published.csv without the demo's configuration."
+            )
+        return [f"{self.results}/evaluation/published/{model}.csv" for model in self.published_models]
 
     @property
     def downstream(self) -> list[str]:

@@ -24,8 +24,8 @@ from framekd.config.base import Block, field
 
 Stage = Literal["teachers", "students"]
 Group = Literal["strong", "eval", "weak"]
-Step = Literal["step1", "step2"]
-Table = Literal["table1", "teachers", "table2", "step2"]
+Step = Literal["step1", "step2", "step3"]
+Table = Literal["table1", "teachers", "table2", "step2", "published"]
 
 
 class Job(Block):
@@ -168,6 +168,15 @@ class EvaluateStep2Job(Job):
     batch_size: int
 
 
+class EvaluatePublishedJob(Job):
+    """Score the published Step 3 checkpoint of one model on the evaluation clips of AudioSet Strong."""
+
+    model: str
+    median_seconds: float
+    batch_size: int
+    cross_check: int = field(0, "classes that sed_scores_eval scores too", inert=True)
+
+
 class DownstreamJob(Job):
     """Train and score one downstream task from one checkpoint of each model of `options`."""
 
@@ -178,8 +187,8 @@ class DownstreamJob(Job):
 
 
 class TableJob(Job):
-    """Write a table of the paper from the scores of `settings`, as many files each (Table II: of its tasks; Step 2:
-    of its models)."""
+    """Write a table of the paper from the scores of `settings`, as many files each (Table II: of its tasks; Step 2
+    and the published models: of each model)."""
 
     table: Table
     settings: list[str]

@@ -97,13 +97,16 @@ class Plan(Graph):
         return jobs.GateJob(version=VERSIONS["acquire"], splits=lists, min_share=audioset.min_share)
 
     def checkpoint_job(self, wildcards: Any, step: jobs.Step, pack: Pack) -> jobs.CheckpointJob:
-        block = self.config.step1 if step == "step1" else self.config.step2
+        config = self.config
+        step3 = config.published.external
+        external = {"step1": config.step1.external, "step2": config.step2.external, "step3": step3}
+        key = {"step3": "published"}.get(step, step)
         models = pack.of(wildcards)
-        published = {} if step == "step1" and self.config.step1.source == "seed" else block.external
-        for model in models if published or step == "step2" else []:
+        published = {} if step == "step1" and self.config.step1.source == "seed" else external[step]
+        for model in models if published or step != "step1" else []:
             if model not in published:
-                line = f"{step}: {{external: {{{model}: {{url: …}}}}}}"
-                raise UserError(f"{step}.external has no address for {model}; write {line}")
+                line = f"{key}: {{external: {{{model}: {{url: …}}}}}}"
+                raise UserError(f"{key}.external has no address for {model}; write {line}")
         return jobs.CheckpointJob(
             version=VERSIONS["checkpoint"],
             step=step,
@@ -195,6 +198,16 @@ class Plan(Graph):
             model=wildcards.model,
             source="trained here" if wildcards.model in self.step2_trained else "published",
             batch_size=self.config.evaluation.batch_size,
+        )
+
+    def evaluate_published_job(self, wildcards: Any) -> jobs.EvaluatePublishedJob:
+        block = self.config.evaluation
+        return jobs.EvaluatePublishedJob(
+            version=VERSIONS["published"],
+            model=wildcards.model,
+            median_seconds=block.median_seconds,
+            batch_size=block.batch_size,
+            cross_check=block.cross_check,
         )
 
     def downstream_job(self, wildcards: Any, pack: Pack) -> jobs.DownstreamJob:

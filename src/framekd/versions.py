@@ -23,6 +23,7 @@ ENTRIES = {
     "search": "pipeline.search",
     "ensemble": "pipeline.ensemble",
     "evaluate": "pipeline.evaluate",
+    "published": "pipeline.published",
     "downstream": "pipeline.downstream",
     "tables": "tables",
     "report": "report",

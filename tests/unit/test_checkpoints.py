@@ -2,13 +2,13 @@
 
 import json
 import pickle
-import re
 import zipfile
 from pathlib import Path
 
 import pytest
 import safetensors
 import torch
+from released_files import RELEASED, their_file, their_keys
 
 from framekd.checkpoints import (
     load_checkpoint,
@@ -21,10 +21,6 @@ from framekd.checkpoints import (
 from framekd.config import MODELS, UserError
 from framekd.models import ENCODERS, build_model
 
-FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
-THEIRS = {"ATST-F": "ATST-F", "BEATs": "BEATs", "fPaSST": "fpasst", "M2D": "M2D", "ASiT": "ASIT"}
-RELEASED = {"fPaSST": ("model.fpasst.", "model."), "ASiT": ("model.asit.", "model."), "M2D": ("model.m2d.", "model.")}
-RELEASED |= {"BEATs": ("model.beats.", "model.model."), "ATST-F": ("model.atst.", "model.atst.")}
 HEADS = ("strong_head.", "weak_head.", "seq_model.")
 SMALL = {"width": 64, "depth": 2, "heads": 2, "mlp": 128, "rnn_hidden": 8}
 EXTRA = {"fPaSST": {"stem": [4, 8, 16]}, "BEATs": {"patch_dim": 32, "pos_kernel": 16}}
@@ -38,40 +34,6 @@ def seeded(seed: int) -> torch.Generator:
 def small(name: str, *, seed: int = 1, **options) -> torch.nn.Module:
     sizes = {**SMALL, **EXTRA.get(name, {}), **options.pop("sizes", {})}
     return build_model(name, n_classes=7, sizes=sizes, **options).init_weights(seeded(seed))
-
-
-def their_keys(name: str, *, teacher: bool = False, depth: int = 2) -> dict[str, tuple[int, ...]]:
-    """The authors' names and shapes at the paper's sizes, of the first `depth` blocks."""
-    keys = {}
-    for line in (FIXTURES / f"state_dict_{THEIRS[name]}.tsv").read_text().splitlines()[1:]:
-        key, of_teacher, of_student, *_ = line.split("\t")
-        shape = of_teacher if teacher else of_student
-        block = re.search(r"(blocks|layers)\.(\d+)\.", key)
-        if shape != "-" and (block is None or int(block[2]) < depth):
-            keys[key] = tuple(int(n) for n in shape.split("x"))
-    return keys
-
-
-def their_file(
-    name: str, step: str, *, depth: int = 2, values: dict[str, float] | None = None
-) -> dict[str, torch.Tensor]:
-    """A file as released for Step 1 (ssl), 2 (weak: 527 clip classes) or 3 (strong_1), without its storage.
-
-    values: the constant that fills each tensor, by its name in the authors' models; None: zeros.
-    """
-    canonical, released = RELEASED[name]
-    state = {}
-    for key, shape in their_keys(name, depth=depth).items():
-        value = values[key] if values is not None else 0.0
-        if "atst_mel" in key or (key.startswith("strong_head") and step != "strong_1"):
-            continue
-        if key.startswith("weak_head"):
-            if step == "ssl":
-                continue
-            shape = (527 if step == "weak" else 447, *shape[1:])
-        key = released + key.removeprefix(canonical) if key.startswith(canonical) else key
-        state[key] = torch.full((1,), value).expand(shape)
-    return state
 
 
 OURS = {
@@ -190,8 +152,24 @@ def test_class_lists_must_fit_the_heads(tmp_path):
 
 
 def change(directory: Path, **values) -> None:
+    """Write other values, and a specification as earlier versions wrote it: without its own sum."""
     path = directory / "spec.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    content = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != "spec_sha256"}))
+
+
+def test_changed_class_names_are_noticed_and_an_older_specification_is_read(tmp_path):
+    save_checkpoint(tmp_path, small("tiny"), classes=CLASSES, provenance={"seeds": (1, 2), 3: 0.1})
+    path = tmp_path / "spec.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(sorted(content.items()))))  # spaces and order do not count
+    assert read_spec(tmp_path) == content
+    for changed in ({"classes": CLASSES[::-1]}, {"provenance": {}}, {"extra": {"new": 1}}):
+        path.write_text(json.dumps({**content, **changed}))
+        with pytest.raises(UserError, match=r"spec.json was changed after it was written.*remove the entry"):
+            load_checkpoint(tmp_path)
+    change(tmp_path, classes=CLASSES[::-1])
+    assert load_checkpoint(tmp_path)[1]["classes"] == CLASSES[::-1]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,26 @@ def test_the_papers_graph_is_planned_without_data(clone, profile):
     assert "evaluate_ensemble" not in planned
 
 
+def test_published_models_need_the_evaluation_clips_alone(clone, tmp_path):
+    (tmp_path / "theirs.csv").write_text("Yabcdefghijk,10.0\n")
+    path = tmp_path / "with_list.yaml"
+    path.write_text(f"published: {{clips: {tmp_path}/theirs.csv}}")
+    run = snakemake(clone, "-n", "results/published.csv", "--configfile", str(path))
+    assert jobs(run) == {
+        **{"labels": 1, "clips": 1, "acquire": 8, "gate": 1},
+        **{"step3_published": 5, "evaluate_published": 5, "table_published": 1},
+    }
+    assert "data/store/eval/0007.h5" in run.stdout and run.stdout.count(f"{tmp_path}/theirs.csv") >= 5
+    assert not any(f"data/store/{group}" in run.stdout for group in ("strong", "weak"))
+
+
+def test_the_demo_says_that_it_has_no_published_models(clone):
+    run = snakemake(clone, "-n", "--configfile", "config/demo.yaml", "--", "results/demo/published.csv")
+    said = run.stdout + run.stderr
+    assert run.returncode != 0 and "Traceback" not in said
+    assert "of which the miniature has none" in said
+
+
 def documented_jobs() -> dict[str, dict[str, int]]:
     """The table of docs/reproduce.md: difference of the configuration → rule without its seed → jobs."""
     table = (ROOT / "docs/reproduce.md").read_text().split("## How many jobs\n")[1].split("\n## ")[0]

@@ -161,3 +161,44 @@ use rule table1 as table_step2 with:
         f"{R}/benchmarks/tables/step2.tsv"
     params:
         **plan.params(plan.table_job, "step2"),
+
+
+# The authors' own Step 3 checkpoints on this site's evaluation clips, beside the paper's numbers. No part of `all`.
+rule evaluate_published:
+    input:
+        **plan.clips("eval"),
+        coverage=ancient(plan.coverage("eval")),
+        weights=f"{R}/checkpoints/step3/{{model}}/model.safetensors",
+        specs=f"{R}/checkpoints/step3/{{model}}/spec.json",
+        clips=[cfg.published.clips] if cfg.published.clips else [],
+    output:
+        f"{R}/evaluation/published/{{model}}.csv",
+    log:
+        f"{R}/logs/evaluation/published/{{model}}.log",
+    benchmark:
+        f"{R}/benchmarks/evaluation/published/{{model}}.tsv"
+    conda:
+        "../envs/framekd.yaml"
+    threads: plan.threads("evaluate")
+    resources:
+        **plan.resources("evaluate"),
+    params:
+        **plan.params(plan.evaluate_published_job),
+    script:
+        "../../scripts/evaluate_published.py"
+
+
+use rule table1 as table_published with:
+    input:
+        scores=lambda w: plan.published_scores,
+        published="config/published/table1.csv",
+    output:
+        csv=f"{R}/published.csv",
+        md=f"{R}/published.md",
+        tex=f"{R}/published.tex",
+    log:
+        f"{R}/logs/tables/published.log",
+    benchmark:
+        f"{R}/benchmarks/tables/published.tsv"
+    params:
+        **plan.params(plan.table_job, "published"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from framekd.config import Config, UserError, load_files
+from framekd.errors import UserError
+
+if TYPE_CHECKING:
+    from framekd.config import Config
 
 
 def add(commands: Any) -> None:
@@ -19,6 +22,8 @@ def add(commands: Any) -> None:
 
 def doctor(given: argparse.Namespace) -> int:
     """Print what would stop a long run; the exit code is 1 if anything would."""
+    from framekd.config import Config, load_files
+
     config = load_files(*given.configfile) if given.configfile else Config()
     problems = [*_environment(config), *_data(config), *_checkpoints(config)]
     for sentence in problems:

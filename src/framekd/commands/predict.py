@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from framekd.config import UserError
+from framekd.errors import UserError
 from framekd.files import replacing, write_json
 
 FORMATS = ("tsv", "json", "audacity")
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     out = commands.add_parser("predict", help="detect events in audio files of any format and length")
     out.set_defaults(run=predict)
     out.add_argument("files", nargs="+", metavar="FILE")
-    out.add_argument("--model", "--checkpoint", required=True, help="a checkpoint folder: model.safetensors, spec.json")
+    out.add_argument("--model", "--checkpoint", required=True, help="a published model, a checkpoint folder or a run")
     out.add_argument("--out", help="folder for the results (default: beside each file)")
     out.add_argument("--threshold", type=float, default=0.5, help="probability above which a class is active (0.5)")
     out.add_argument("--median", type=float, default=0.48, help="length of the median filter in seconds (0.48)")
@@ -39,9 +39,9 @@ def predict(given: argparse.Namespace) -> int:
     from framekd.audio import DecodeError
     from framekd.metrics import median_filter
     from framekd.predict import predict_file
-    from framekd.published import open_model
+    from framekd.published import open_detector
 
-    model, spec = open_model(given.model)
+    model, spec = open_detector(given.model)
     classes, failed = spec["classes"], 0
     for name in given.files:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from framekd.config import UserError
+from framekd.errors import UserError
 
 
 def add(commands: Any) -> None:

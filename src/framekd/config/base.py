@@ -8,9 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-
-class UserError(ValueError):
-    """A mistake of the user in one sentence: which file or key, what was expected, what to do."""
+from framekd.errors import UserError as UserError
 
 
 class Block(BaseModel):

@@ -17,6 +17,7 @@ from framekd.config.stages import (
     SETTINGS,
     Evaluation,
     FrontEnds,
+    Published,
     Resources,
     Setting,
     SoftFile,
@@ -53,6 +54,7 @@ class Config(Block):
     student: Student = field(Student, "Step 3: students")
     settings: dict[str, dict[str, Any]] = field(SETTINGS, "rows of Table I, each as its difference from `proposed`")
     evaluation: Evaluation = field(Evaluation, "scoring")
+    published: Published = field(Published, "scores of the authors' own checkpoints (docs/published.md)")
     downstream: Downstream = field(Downstream, "Table II")
     miniature: Miniature | None = field(None, "the embedded miniature instead of AudioSet; null is the real data")
     watch: Watch = field(Watch, "scoring Step 2 and Step 3 while they train (PSDS1; Step 2: mAP); searches are not")

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, model_validator
 
+from framekd import releases
 from framekd.config.base import Block, field
 from framekd.config.recipe import (
     LI_ET_AL,
@@ -22,7 +23,7 @@ from framekd.config.recipe import (
     recipe_of,
 )
 
-MODELS = ("ATST-F", "BEATs", "fPaSST", "M2D", "ASiT")
+MODELS = releases.MODELS
 """The five architectures of the paper, in the order of its tables."""
 
 
@@ -33,12 +34,9 @@ class External(Block):
     sha256: str | None = field(None, "expected SHA-256; null records what came")
 
 
-_RELEASES = "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1/"
-_RELEASE_NAMES = {"ATST-F": "ATST-F", "BEATs": "BEATs", "fPaSST": "fpasst", "M2D": "M2D", "ASiT": "ASIT"}
-
-
-def _external(step: str) -> Any:
-    return lambda: {m: External(url=f"{_RELEASES}{_RELEASE_NAMES[m]}_{step}.pt") for m in MODELS}
+def _external(variant: str) -> Any:
+    found = [release for release in releases.RELEASES if release.variant == variant]
+    return lambda: {release.model: External(url=release.published) for release in found}
 
 
 class FrontEnds(Block):
@@ -72,6 +70,19 @@ class Step1(Block):
     source: Literal["external", "seed"] = field("external", "published checkpoints, or weights drawn from a seed")
     seed: int = field(0, "seed of the weights, for source: seed")
     external: dict[str, External] = Field(default_factory=_external("ssl"), description="published Step 1 checkpoints")
+
+
+class Published(Block):
+    """The authors' checkpoints of Step 3, which `results/published.csv` scores on this site's evaluation clips."""
+
+    external: dict[str, External] = Field(
+        default_factory=_external("strong"), description="published Step 3 checkpoints"
+    )
+    clips: str | None = field(
+        None,
+        "list of the authors' evaluation clips, one a line (their resources/eval_durations.csv); "
+        "the models are scored on those among ours too",
+    )
 
 
 class SoftFile(Block):

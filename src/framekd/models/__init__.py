@@ -1,6 +1,6 @@
 """The five transformers of the paper, and a tiny one, behind one interface: `build_model("BEATs")`."""
 
-from framekd.models.build import ENCODERS, build_from_spec, build_model, switches
+from framekd.models.build import ENCODERS, WithoutDraws, build_from_spec, build_model, switches
 from framekd.models.encoder import Encoder, ReferenceLayout
 from framekd.models.frame import FrameModel, attention_pool, init_linear
 from framekd.models.mel import FrontEnd
@@ -11,6 +11,7 @@ __all__ = [
     "FrameModel",
     "FrontEnd",
     "ReferenceLayout",
+    "WithoutDraws",
     "attention_pool",
     "build_from_spec",
     "build_model",

@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 
-from framekd import checkpoints
+from framekd import checkpoints, releases
 from framekd.config import HeadRecipe
 from framekd.data import ClipSet
 from framekd.fetch import fetch
 from framekd.jobs import CheckpointJob
-from framekd.labels import known_weak
 from framekd.models import FrameModel, build_model, switches
 from framekd.models.m2d import M2d
 from framekd.models.mel import M2D_NORM_STATS
-from framekd.models.reference import unwrap
+from framekd.published import NO_CLASSES, from_authors
 from framekd.train import torch_generator
+
+VARIANTS = {"step1": "ssl", "step2": "weak", "step3": "strong"}
+"""Step → the variant of the authors' files that holds its weights."""
 
 
 def make_checkpoints(job: CheckpointJob, *, weights: Sequence[str]) -> None:
@@ -30,46 +32,28 @@ def make_checkpoints(job: CheckpointJob, *, weights: Sequence[str]) -> None:
     for name, path in zip(job.models, weights, strict=True):
         switched = dict(job.front_ends[name])
         stats = switched.pop("norm_stats", "fixed")
-        about: dict[str, Any] = {"n_classes": 1, "sizes": job.sizes[name], "front_end": switched}
-        model = build_model(name, **about)
-        clip_classes: Sequence[str] = ["none"]
+        clip_classes: Sequence[str] = NO_CLASSES
+        classes: Sequence[str] = NO_CLASSES
         source: dict[str, Any]
         if published := job.published.get(name):
             file = Path(job.downloads) / published.url.rsplit("/", 1)[-1]
-            with address(published.url, job.served) as url:
+            with address(releases.mirrored(published.url), job.served) as url:
                 fetch(url, file, sha256=published.sha256)
-            state, heads = checkpoints.read_weights(file), False
+            state, sizes = checkpoints.read_weights(file), job.sizes[name]
+            found = from_authors(name, state, VARIANTS[job.step], sizes=sizes, front_end=switched)
+            model, classes, clip_classes = found.model, found.classes, found.clip_classes
             source = {"url": published.url, "file": file.name}
-            if job.step == "step2":
-                problem = clip_head_problem(state, model.embed_dim)
-                if problem is None:
-                    clip_classes, heads = known_weak().names, True
-                    model = build_model(name, n_clip_classes=len(clip_classes), **about)
-                source["clip_head"] = problem or f"{len(clip_classes)} classes"
-            checkpoints.load_reference(model, state, heads="matching" if heads else False)
+            source |= {"clip_head": found.clip_head} if job.step != "step1" else {}
             source |= use_statistics(model, stats, file.name)
         else:
             assert job.seed is not None
+            model = build_model(name, n_classes=1, sizes=job.sizes[name], front_end=switched)
             model.init_weights(torch_generator(job.seed, "step1", name))
             source = {"seed": job.seed}
         note = provenance(None, **source)
         checkpoints.save_checkpoint(
-            Path(path).parent, model, classes=["none"], clip_classes=clip_classes, provenance=note
+            Path(path).parent, model, classes=classes, clip_classes=clip_classes, provenance=note
         )
-
-
-def clip_head_problem(state: Mapping[str, object], width: int) -> str | None:
-    """Why the clip head of an authors' file cannot be used for the weak classes; None if it can.
-
-    Args:
-        state: content of the file.
-        width: channels that the head reads.
-    """
-    tensors = unwrap(state)
-    if any(f"weak_head.{part}" not in tensors for part in ("weight", "bias")):
-        return "no head in the file"
-    wanted, found = (len(known_weak()), width), tuple(tensors["weak_head.weight"].shape)
-    return None if found == wanted else f"the head in the file is {list(found)}, not {list(wanted)}"
 
 
 def use_statistics(model: FrameModel, which: str, file: str) -> dict[str, str]:

@@ -43,7 +43,7 @@ def evaluate(job: EvaluateJob, *, inputs: Inputs, out: Mapping[str, Sequence[str
         UserError: the job's subset is none of the file's.
     """
     clips = strong_clips(inputs, "eval")
-    models = [_load(path, clips) for path in inputs["weights"]]
+    models = [load_model(path, clips) for path in inputs["weights"]]
     groups = {"all": set(clips.ids)}
     for path in inputs["subsets"] if job.subset else []:
         groups = {name: set(ids) for name, ids in json.loads(Path(path).read_text())["eval_subsets"].items()}
@@ -103,7 +103,7 @@ def evaluate_step2(job: EvaluateStep2Job, *, inputs: Inputs, out: str) -> None:
     tables.write_csv(out, pd.DataFrame([row | {"note": note}]), digits=9)
 
 
-def _load(path: str, clips: ClipSet) -> FrameModel:
+def load_model(path: str, clips: ClipSet) -> FrameModel:
     model, spec = checkpoints.load_checkpoint(Path(path).parent)
     if tuple(spec["classes"]) != tuple(clips.classes.names):
         raise UserError(f"{path}: was trained on other classes than the {len(clips.classes)} of the label files")

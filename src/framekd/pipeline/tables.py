@@ -14,11 +14,14 @@ def write_table(job: TableJob, *, scores: Sequence[str], csv: str) -> None:
 
     Args:
         job: which table, of which settings.
-        scores: as many files for each setting, one setting after the other; of Step 2 a file per model, of Table II
+        scores: as many files for each setting, one setting after the other; of Step 2 and the published
+            models a file per model, of Table II
             one per downstream job.
         csv: the table.
     """
-    if job.table in ("table2", "step2"):
+    if job.table == "published":
+        tables.write_published(scores, csv)
+    elif job.table in ("table2", "step2"):
         by_file = {"table2": tables.write_table2, "step2": tables.write_step2}[job.table]
         by_file(scores, csv, miniature=job.miniature)
     else:

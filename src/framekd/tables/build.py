@@ -225,6 +225,27 @@ def step2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED)
     return frame[["model", "source", "map", "published", "difference", "clips", "classes", "note"]]
 
 
+def published_models(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
+    """PSDS1 of the published Step 3 checkpoints, on all evaluation clips and on those of the authors' list.
+
+    Columns model, psds1, published, difference, clips, psds1_shared, difference_shared, clips_shared, note.
+
+    Args:
+        paths: .csv of each model, with columns model, psds1 (0..1), clips, psds1_shared, clips_shared, note.
+        published_dir: folder of the paper's numbers.
+    """
+    reference = published("table1", KEYS["table1"], directory=published_dir)
+    columns = ("model", "psds1", "clips", "psds1_shared", "clips_shared", "note")
+    frame = pd.concat([read(path, columns) for path in paths], ignore_index=True)
+    frame["published"] = [reference.get(("proposed", model), math.nan) for model in frame["model"]]
+    for end in ("", "_shared"):
+        frame[f"psds1{end}"] = frame[f"psds1{end}"].astype(float) * 100
+        frame[f"difference{end}"] = frame[f"psds1{end}"] - frame["published"]
+    frame["note"] = frame["note"].astype(object).where(frame["note"].notna(), "")
+    first = ["model", "psds1", "published", "difference", "clips"]
+    return frame[[*first, "psds1_shared", "difference_shared", "clips_shared", "note"]]
+
+
 ORDERINGS = {"without_kd": "KD", "without_rnn": "RNN", "without_step2": "Step 2", "li_et_al": "all three steps"}
 
 

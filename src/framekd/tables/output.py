@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from framekd.files import write_text
-from framekd.tables.build import partial, significance, step2, table1, table2, teachers
+from framekd.tables.build import partial, published_models, significance, step2, table1, table2, teachers
 from framekd.tables.rows import CHECKPOINT_TITLES, MODES, PUBLISHED, Paths, title_of
 
 MINIATURE_NOTE = (
@@ -71,6 +71,18 @@ def wide_step2(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def wide_published(frame: pd.DataFrame) -> pd.DataFrame:
+    """The published models' table for print: a row per model."""
+    rows = []
+    for row in frame.to_dict("records"):
+        own = percent(row["psds1"], math.nan, row["published"])
+        none = math.isnan(row["psds1_shared"])
+        shared = "–" if none else percent(row["psds1_shared"], math.nan, row["published"])
+        about = {"model": row["model"], "all clips": own, "clips": row["clips"]}
+        rows.append({**about, "shared clips": shared, "clips shared": row["clips_shared"]})
+    return pd.DataFrame(rows)
+
+
 def markdown(frame: pd.DataFrame, *, title: str, notes: Iterable[str] = ()) -> str:
     """Markdown table of strings, with the title above and the notes below."""
     heads = [str(name) for name in frame.columns]
@@ -112,6 +124,7 @@ def _write_all(path: Path, frame: pd.DataFrame, wide: pd.DataFrame, *, title: st
 
 TITLES = {
     "step2": "Mean average precision (percent) on AudioSet's evaluation clips after Step 2.",
+    "published": "PSDS1 (percent, without variance penalty) of the published Step 3 checkpoints.",
     "table1": "PSDS1 (percent, without variance penalty) on the evaluation clips, per setting.",
     "teachers": "PSDS1 (percent, without variance penalty) of single teachers and of their ensemble.",
     "table2": "Downstream: DESED PSDS1 with variance penalty; DC16-T2 and MAESTRO onset F-measure at 50 ms (percent).",
@@ -152,6 +165,19 @@ def write_step2(
     frame = step2(paths, published_dir=published_dir)
     notes = ["Each cell: mAP (published value, difference)."] + ([MINIATURE_NOTE] if miniature else [])
     _write_all(Path(csv), frame, wide_step2(frame), title=TITLES["step2"], notes=notes)
+    return frame
+
+
+def write_published(
+    paths: Iterable[str | Path], csv: str | Path, *, published_dir: str | Path = PUBLISHED
+) -> pd.DataFrame:
+    """Write the published models' table to `csv`, and as .md and .tex beside it. paths: .csv of each model."""
+    frame = published_models(paths, published_dir=published_dir)
+    notes = [
+        "Each cell: PSDS1 (the paper's value, difference). Shared clips are those that the authors evaluated on too.",
+        *dict.fromkeys(note for note in frame["note"] if note),
+    ]
+    _write_all(Path(csv), frame, wide_published(frame), title=TITLES["published"], notes=notes)
     return frame
 
 
