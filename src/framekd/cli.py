@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from framekd.commands import doctor, predict, runs
+from framekd.commands import doctor, listen, predict, runs, thresholds
 from framekd.config import UserError
 
-COMMANDS = (predict, doctor, runs)
+COMMANDS = (predict, listen, thresholds, doctor, runs)
 
 
 def parser() -> argparse.ArgumentParser:
