@@ -13,6 +13,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -27,6 +29,7 @@ EXTENSIONS = (".wav", ".flac", ".mp3", ".opus", ".ogg", ".m4a", ".webm", ".mp4",
 # Containers that hold one recording. Playlists (hls, concat, …) are excluded: they make ffmpeg open other files.
 _FORMATS = "wav,w64,flac,mp3,ogg,opus,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac,aiff,au,caf,asf,avi,flv,mpegts,mpeg,amr"
 MAX_SECONDS = 6 * 3600.0
+MAX_STREAM_SECONDS = 48 * 3600.0
 
 
 class DecodeError(UserError):
@@ -114,9 +117,7 @@ def decode_float(
         name, source, data = os.fspath(media), f"file:{os.fspath(media)}", None
         if not Path(media).is_file():
             raise FileNotFoundError(f"{name}: no such audio file")
-    stream = ffmpeg.input(source, threads=1, protocol_whitelist="file,pipe", format_whitelist=_FORMATS)["a:0"]
-    chain = _filters(start, duration, sample_rate, channel)
-    command = _command(stream.output("pipe:1", af=chain, threads=1, format="f32le"))
+    command = _decoder(source, _filters(start, duration, sample_rate, channel))
     stdin = subprocess.DEVNULL if data is None else None
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, stdin=stdin, input=data)
@@ -124,11 +125,108 @@ def decode_float(
         raise DecodeError(f"{name}: decoding took more than {timeout:.0f} s") from None
     samples = np.frombuffer(done.stdout, "<f4", count=len(done.stdout) // 4)
     if len(samples) == 0 and done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise DecodeError(f"{name}: no audio that can be decoded ({lines[-1].strip() if lines else 'no message'})")
+        raise DecodeError(f"{name}: no audio that can be decoded ({_last_line(done.stderr)})")
     if not np.isfinite(samples).all():
         raise DecodeError(f"{name}: it has non-finite samples (NaN or infinity)")
     return samples
+
+
+def _decoder(source: str, chain: str) -> list[str]:
+    """The command that decodes the first audio stream of `source` to float32 samples on standard output."""
+    stream = ffmpeg.input(source, threads=1, protocol_whitelist="file,pipe", format_whitelist=_FORMATS)["a:0"]
+    return _command(stream.output("pipe:1", af=chain, threads=1, format="f32le"))
+
+
+def _last_line(messages: bytes) -> str:
+    lines = messages.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else "no message"
+
+
+def decode_stream(
+    path: str | Path,
+    *,
+    block_seconds: float = 10.0,
+    sample_rate: int = SAMPLE_RATE,
+    channel: Literal["mean", "first"] = "mean",
+    max_seconds: float = MAX_STREAM_SECONDS,
+) -> Iterator[np.ndarray]:
+    """Decode a file of any length to mono, block by block; the memory does not depend on the length.
+
+    A file whose samples end early without an error of ffmpeg (it is cut off) gives what there is.
+
+    Args:
+        path: an audio or video file.
+        block_seconds: length of a block.
+        sample_rate, channel: see :func:`decode_float`.
+        max_seconds: a file that is longer is refused. Wrong time stamps can make a small file last for years.
+    Yields:
+        float32 [samples], -1 … 1, never empty; the last block may be shorter. An empty file yields nothing.
+    Raises:
+        DecodeError: nothing can be decoded, ffmpeg ended with an error, the audio is too long, or samples are
+            non-finite.
+        FileNotFoundError: no such file.
+    """
+    name, size = os.fspath(path), 4 * round(block_seconds * sample_rate)
+    if Path(path).is_dir():
+        raise DecodeError(f"{name}: it is a folder")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{name}: no such audio file")
+    command, done = _decoder(f"file:{name}", _filters(0.0, None, sample_rate, channel)), 0
+    with (
+        tempfile.TemporaryFile() as messages,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            while len(data := process.stdout.read(size)) >= 4:
+                samples = np.frombuffer(data, "<f4", count=len(data) // 4)
+                if not np.isfinite(samples).all():
+                    raise DecodeError(f"{name}: it has non-finite samples (NaN or infinity)")
+                done += len(samples)
+                if done > max_seconds * sample_rate:
+                    raise DecodeError(f"{name}: it has more than {max_seconds / 3600:g} hours of audio; split it")
+                yield samples
+        except BaseException:
+            process.kill()
+            raise
+        code = process.wait()
+        messages.seek(0)
+        reason = _last_line(messages.read())
+    if code != 0 and done == 0:
+        raise DecodeError(f"{name}: no audio that can be decoded ({reason})")
+    if code != 0:
+        raise DecodeError(
+            f"{name}: decoding stopped after {done / sample_rate:.1f} s ({reason}; ffmpeg's exit code {code})"
+        )
+
+
+def live_command(rate: int, channels: int) -> list[str]:
+    """The command that turns PCM (signed 16 bit) on standard input into 16-kHz mono PCM, without waiting for more."""
+    pcm = {"format": "s16le", "ar": rate, "ac": channels, "probesize": 32, "analyzeduration": 0, "fflags": "nobuffer"}
+    output = ffmpeg.input("pipe:0", **pcm).output("pipe:1", af=_filters(0.0, None, SAMPLE_RATE, "mean"), format="s16le")
+    return _command(output, "-flush_packets", "1")
+
+
+def compress(path: str | Path, target: str | Path, *, sample_rate: int, kbit: int, max_seconds: float) -> None:
+    """Write the first `max_seconds` of a file as mono mp3 of a constant bit rate, for players in a browser.
+
+    Raises:
+        DecodeError: ffmpeg ended with an error.
+    """
+    source = f"file:{os.fspath(path)}"
+    stream = ffmpeg.input(source, threads=1, protocol_whitelist="file,pipe", format_whitelist=_FORMATS)["a:0"]
+    chain = _filters(0.0, None, sample_rate, "mean")
+    output = stream.output(
+        f"file:{os.fspath(target)}",
+        af=chain,
+        acodec="libmp3lame",
+        audio_bitrate=f"{kbit}k",
+        t=max_seconds,
+        format="mp3",
+    )
+    done = subprocess.run(_command(output, "-y"), stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode != 0:
+        raise DecodeError(f"{os.fspath(path)}: it could not be compressed ({_last_line(done.stderr)})")
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from framekd.commands import doctor, export, models, predict, runs
+from framekd.commands import doctor, export, listen, models, predict, runs, thresholds
 from framekd.errors import UserError
 
-COMMANDS = (predict, models, export, doctor, runs)
+COMMANDS = (predict, listen, thresholds, models, export, doctor, runs)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,7 +1,5 @@
 """The command line as a user has it: real files in, events out, one sentence for a mistake."""
 
-import json
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ import torch
 from framekd.checkpoints import save_checkpoint
 from framekd.cli import main
 from framekd.models import build_model
-from framekd.predict import Prediction
 
 RECORDINGS = sorted((Path(__file__).parents[2] / "miniature" / "recordings").glob("*.ogg"))
 
@@ -22,29 +19,6 @@ def checkpoint(tmp_path_factory) -> Path:
     model = build_model("tiny", n_classes=3).init_weights(torch.Generator().manual_seed(0))
     model.frame_head.bias.data.copy_(torch.tensor([3.0, 0.0, -9.0]))  # always, sometimes, never
     return save_checkpoint(tmp_path_factory.mktemp("tiny"), model, classes=["a", "b", "c"], provenance={})
-
-
-def test_predict_writes_events_in_every_format(checkpoint, tmp_path):
-    arguments = ["predict", str(RECORDINGS[0]), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]
-    assert main([*arguments, "--format", "tsv,json,audacity", "--plot"]) == 0
-    name = RECORDINGS[0].name
-    table = (tmp_path / f"{name}.events.tsv").read_text().splitlines()
-    assert table[0] == "onset\toffset\tevent_label\tscore"
-    events = json.loads((tmp_path / f"{name}.events.json").read_text())
-    assert {e["event_label"] for e in events} >= {"a"} and "c" not in {e["event_label"] for e in events}
-    assert len(events) == len(table) - 1 == len((tmp_path / f"{name}.labels.txt").read_text().splitlines())
-    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_file_that_cannot_be_read_does_not_stop_the_others(checkpoint, tmp_path, capsys):
-    broken = tmp_path / "broken.wav"
-    broken.write_bytes(b"RIFF nothing")
-    assert (
-        main(["predict", str(broken), str(RECORDINGS[1]), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]) == 1
-    )
-    said = capsys.readouterr().err
-    assert "broken.wav" in said and "Traceback" not in said
-    assert (tmp_path / f"{RECORDINGS[1].name}.events.tsv").is_file()
 
 
 @pytest.mark.parametrize(
@@ -97,26 +71,6 @@ def test_threshold_and_median_decide_which_events_are_found(options, spans, tmp_
     rows = [line.split("\t") for line in (tmp_path / "a.wav.events.tsv").read_text().splitlines()[1:]]
     assert [(float(onset), float(offset)) for onset, offset, *_ in rows] == spans
     assert {label for _, _, label, _ in rows} == {"bell"}
-
-
-def test_a_full_disk_is_one_sentence_and_leaves_no_half_written_file(checkpoint, tmp_path, capsys, monkeypatch):
-    """Checked with a limit of the file size: a table of all frames' events does not fit."""
-    soundfile.write(tmp_path / "a.wav", np.zeros(160_000), 16_000)
-    events = [(i / 25, (i + 1) / 25, "bell", 0.5) for i in range(250)]
-    found = Prediction(np.zeros((250, 1)), events, 10.0)
-    monkeypatch.setattr("framekd.predict.predict_file", lambda *arguments, **options: found)
-    (tmp_path / "a.wav.events.json").write_text("as it was")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        arguments = ["predict", str(tmp_path / "a.wav"), "--checkpoint", str(checkpoint), "--format", "json,tsv"]
-        assert main(arguments) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    message = capsys.readouterr().err
-    assert "a.wav.events.json: the disk is full" in message and message.count("\n") == 1
-    assert (tmp_path / "a.wav.events.json").read_text() == "as it was"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.wav", "a.wav.events.json"]
 
 
 def test_doctor_passes_a_machine_and_data_that_are_complete(tmp_path, capsys):

@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from training_runs import CLASSES, SIZES, clips
 
+from framekd.audio import DecodeError
+from framekd.config import UserError
 from framekd.data import chunks
 from framekd.inference import batch_logits, logits
+from framekd.metrics import median_filter
 from framekd.models import build_model
-from framekd.predict import decode_events, predict_file, predict_waveform, windowed
+from framekd.predict import event_runs, event_table, median_stream, predict_file, predict_waveform, threshold_array
 from framekd.train import torch_generator
+from framekd.windows import logits_stream, pick_device, windowed
 
 
 class Meter(nn.Module):
@@ -87,17 +93,84 @@ def test_empty_or_two_channel_audio_is_refused(bad):
         windowed(Meter(), bad)
 
 
+def whole(model, wave, hop):
+    """Merged logits as one would write them down: all windows, then their weighted mean."""
+    frames = -(-len(wave) // 640)
+    starts = [0]
+    while starts[-1] + 250 < frames:
+        starts.append(starts[-1] + hop)
+    padded = torch.zeros((starts[-1] + 250) * 640)
+    padded[: len(wave)] = wave
+    ramp = torch.tensor([min(t + 1, 250 - t) for t in range(250)], dtype=torch.float64)
+    total, weights = torch.zeros(model.n_classes, starts[-1] + 250, dtype=torch.float64), torch.zeros(starts[-1] + 250)
+    for start in starts:
+        found, _ = logits(model, model.frontend(padded[start * 640 : (start + 250) * 640][None]))
+        total[:, start : start + 250] += found[0] * ramp
+        weights[start : start + 250] += ramp
+    return (total / weights)[:, :frames].float()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "hop", "block"), [(33.33, 125, 7_001), (10.03, 125, 160_000), (21, 250, 1), (25, 90, 999_999)]
+)
+def test_a_stream_gives_what_all_windows_at_once_give(seconds, hop, block):
+    model = build_model("tiny", n_classes=CLASSES, sizes=SIZES).init_weights(torch_generator(7)).eval()
+    wave = torch.rand(int(seconds * 16_000), generator=torch_generator(1)) - 0.5
+    block = max(block, len(wave) // 50)
+    parts = [wave[at : at + block].numpy() for at in range(0, len(wave), block)]
+    expected = whole(model, wave, hop)
+    for batch_size in (1, 3):
+        got = torch.cat(list(logits_stream(model, parts, hop_frames=hop, batch_size=batch_size))).T
+        assert got.shape == expected.shape and torch.allclose(got, expected, atol=1e-5)
+    assert torch.allclose(windowed(model, wave, hop_frames=hop), expected, atol=1e-5)
+
+
+@given(lengths=st.lists(st.integers(0, 9), max_size=9), window=st.integers(1, 14), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_the_median_of_a_stream_is_that_of_the_whole(lengths, window, seed):
+    rows = np.random.default_rng(seed).random((sum(lengths), 2), np.float32)
+    blocks = np.split(rows, np.cumsum(lengths)[:-1]) if lengths else []
+    got = list(median_stream((block for block in blocks if len(block)), window))
+    expected = median_filter(rows, frames=window) if len(rows) else rows
+    assert np.array_equal(np.concatenate([rows[:0], *got]), expected)
+
+
+@given(cuts=st.lists(st.integers(0, 40), max_size=6), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_events_do_not_depend_on_the_blocks(cuts, seed):
+    rows = np.random.default_rng(seed).random((40, 3), np.float32)
+    limits = np.full(3, 0.3, np.float32)
+    blocks = np.split(rows, sorted(cuts))
+    assert sorted(event_runs(blocks, limits)) == sorted(event_runs([rows], limits))
+
+
 def test_events_are_runs_above_the_threshold():
     table = np.zeros((10, 2), np.float32)
     table[2:5, 0], table[9, 0], table[0:10, 1] = 0.9, 0.7, 0.6
-    got = decode_events(table, ["dog", "cat"], threshold=0.5, seconds=0.39)
-    assert got == [(0.0, 0.39, "cat", pytest.approx(0.6)), (0.08, 0.2, "dog", pytest.approx(0.9)),
-                   (0.36, 0.39, "dog", pytest.approx(0.7))]  # fmt: skip
-    assert decode_events(table, ["dog", "cat"], threshold=0.95, seconds=0.4) == []
+
+    def events(threshold, seconds):
+        limits = threshold_array(threshold, ["dog", "cat"], known=["dog", "cat"])
+        found = event_table(event_runs([table], limits), ["dog", "cat"], seconds)
+        return list(found.itertuples(index=False, name=None))
+
+    assert events(0.5, 0.39) == [(0.0, 0.39, "cat", pytest.approx(0.6)), (0.08, 0.2, "dog", pytest.approx(0.9)),
+                                 (0.36, 0.39, "dog", pytest.approx(0.7))]  # fmt: skip
+    assert events(0.95, 0.4) == []
     # A frame that begins after the end of the audio is padding.
-    assert decode_events(table, ["dog", "cat"], threshold=0.65, seconds=0.36) == [
-        (0.08, 0.2, "dog", pytest.approx(0.9))
-    ]
+    assert events(0.65, 0.36) == [(0.08, 0.2, "dog", pytest.approx(0.9))]
+    assert events({"cat": 0.7, "dog": 0.8}, 0.4) == [(0.08, 0.2, "dog", pytest.approx(0.9))]
+
+
+@pytest.mark.parametrize(("threshold", "words"), [(float("nan"), "not nan"), (1.0, "not 1"), ({"bird": 0.5}, "'bird'")])
+def test_a_threshold_that_means_nothing_is_refused(threshold, words):
+    with pytest.raises(UserError, match=words):
+        threshold_array(threshold, ["dog"], known=["dog"])
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_one_sentence(name):
+    with pytest.raises(UserError, match=name):
+        pick_device(name)
 
 
 def test_a_file_of_another_rate_and_two_channels(tmp_path):
@@ -110,15 +183,35 @@ def test_a_file_of_another_rate_and_two_channels(tmp_path):
             frames, _ = super().forward(mel, outputs)
             return (frames - 0.1) * 100, frames.mean(-1)
 
-    got = predict_file(Loud(1), tmp_path / "tone.wav", ["tone"])
-    assert got.seconds == pytest.approx(12.0, abs=0.001) and got.probabilities.shape == (300, 1)
-    ((onset, offset, name, _),) = got.events
+    scores = []
+    got = predict_file(Loud(1), tmp_path / "tone.wav", ["tone"], median=0, on_scores=scores.append)
+    assert got.seconds == pytest.approx(12.0, abs=0.001) and np.concatenate(scores).shape == (300, 1)
+    assert list(got.events.columns) == ["onset", "offset", "event_label", "score"]
+    ((onset, offset, name, _),) = got.events.itertuples(index=False, name=None)
     assert (name, round(onset, 1), round(offset, 1)) == ("tone", 3.0, 4.0)
 
 
-def test_a_filter_is_applied_before_the_threshold():
-    wave = torch.zeros(32_000)
-    got = predict_waveform(Meter(), wave, ["a", "b"], threshold=0.5, smooth=lambda scores: scores + 0.25)
-    assert got.events == [(0.0, 2.0, "a", 0.75), (0.0, 2.0, "b", 0.75)]
+def test_peaks_are_the_highest_scores_and_where_they_are():
+    class Rising(Meter):
+        def forward(self, mel, outputs=None):
+            frames = torch.stack([torch.arange(250.0) / 250, -torch.arange(250.0)])[None].expand(len(mel), -1, -1)
+            return frames, frames.mean(-1)
+
+    got = predict_waveform(Rising(), torch.zeros(32_000), ["a", "b"], median=0, threshold=0.9)
+    assert got.events.empty and got.events.onset.dtype == float
+    first, second = got.peaks.itertuples(index=False, name=None)
+    assert first == ("a", pytest.approx(1 / (1 + np.exp(-49 / 250))), 49 / 25) and second == ("b", 0.5, 0.0)
+
+
+def test_classes_that_are_not_kept_are_not_looked_at():
+    got = predict_waveform(Meter(3), torch.ones(32_000), ["a", "b", "c"], keep=[2])
+    assert set(got.events.event_label) == {"c"} and list(got.peaks.event_label) == ["c"]
+
+
+def test_wrong_names_and_empty_audio_are_refused(tmp_path):
+    model = build_model("tiny", n_classes=2)
     with pytest.raises(ValueError, match="has 2 classes, but 3 names"):
-        predict_waveform(Meter(), wave, ["a", "b", "c"])
+        predict_waveform(model, torch.zeros(32_000), ["a", "b", "c"])
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    with pytest.raises(DecodeError, match=r"empty\.wav: it holds no audio samples"):
+        predict_file(model, tmp_path / "empty.wav", ["a", "b"])

@@ -3,87 +3,274 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from framekd.errors import UserError
-from framekd.files import replacing, write_json
 
-FORMATS = ("tsv", "json", "audacity")
-COLUMNS = ("onset", "offset", "event_label", "score")
+if TYPE_CHECKING:
+    from framekd.commands.recordings import Recording
+    from framekd.predict import Prediction
 
 
 def add(commands: Any) -> None:
     """Add the command's arguments."""
     out = commands.add_parser("predict", help="detect events in audio files of any format and length")
     out.set_defaults(run=predict)
-    out.add_argument("files", nargs="+", metavar="FILE")
-    out.add_argument("--model", "--checkpoint", required=True, help="a published model, a checkpoint folder or a run")
+    out.add_argument(
+        "files", nargs="+", metavar="FILE", help="files, folders, patterns such as 'a/**/*.mp3'; - is standard input"
+    )
+    model_arguments(out)
     out.add_argument("--out", help="folder for the results (default: beside each file)")
-    out.add_argument("--threshold", type=float, default=0.5, help="probability above which a class is active (0.5)")
+    out.add_argument("--format", default="tsv", help="comma-separated: tsv, json, jsonl, audacity, rttm, csv (tsv)")
+    out.add_argument("--top", type=int, default=0, metavar="N", help="also write the N most probable classes of a file")
+    out.add_argument("--scores", action="store_true", help="also write the probabilities of all frames as .npz")
+    out.add_argument("--plot", action="store_true", help="also write a picture: spectrogram, scores, events")
+    out.add_argument("--html", action="store_true", help="also write a page that plays the audio along its events")
+
+
+def model_arguments(out: argparse.ArgumentParser) -> None:
+    """Add the arguments that `predict` and `listen` share."""
+    out.add_argument("--model", "--checkpoint", required=True, help="a published model, a checkpoint folder or a run")
+    out.add_argument("--device", default="auto", help="auto (the GPU if there is one), cpu, cuda, cuda:1 (auto)")
+    out.add_argument(
+        "--threshold",
+        default="0.5",
+        help="probability above which a class is active, or a table of them as framekd thresholds writes it (0.5)",
+    )
     out.add_argument("--median", type=float, default=0.48, help="length of the median filter in seconds (0.48)")
-    out.add_argument("--format", default="tsv", help="comma-separated: tsv, json, audacity (tsv)")
-    out.add_argument("--plot", action="store_true", help="also write a picture of the scores")
+    out.add_argument("--classes", action="append", metavar="NAMES", help="look for these classes only")
+    out.add_argument("--ontology", help="AudioSet's ontology.json: names of --classes may then be its branches")
+
+
+def open_for_frames(name: str, device: str) -> tuple[Any, list[str]]:
+    """A model on a device, and its classes; UserError if its frame scores mean nothing."""
+    from framekd.labels import known_weak
+    from framekd.published import open_detector
+    from framekd.windows import pick_device
+
+    model, spec = open_detector(name, device=pick_device(device))
+    classes = list(spec["classes"])
+    if classes == list(known_weak().names):
+        warn(f"{name}: it was trained on labels of whole clips (Step 2); its frame scores are a guess")
+    return model, classes
+
+
+def options_of(given: argparse.Namespace, classes: Sequence[str]) -> dict[str, Any]:
+    """Checked options of :func:`framekd.predict.predict_stream`."""
+    from framekd.commands.chosen import chosen_classes
+    from framekd.predict import median_frames, threshold_array
+
+    keep = chosen_classes(given.classes, classes, given.ontology) if given.classes else None
+    threshold = read_threshold(given.threshold)
+    try:
+        threshold_array(threshold, classes, known=classes)
+    except UserError as error:
+        raise UserError(f"--threshold: {error}") from error
+    median_frames(given.median)
+    return {"threshold": threshold, "median": given.median, "keep": keep}
+
+
+def read_threshold(text: str) -> float | dict[str, float]:
+    """A number, or the table of a file."""
+    from framekd.thresholds import read_thresholds
+
+    try:
+        return float(text)
+    except ValueError:
+        return read_thresholds(text)
 
 
 def predict(given: argparse.Namespace) -> int:
     """Detect events in each file. A file that cannot be read is reported and skipped, and the exit code is 1."""
-    formats = given.format.split(",")
+    from framekd.commands.formats import FORMATS
+    from framekd.commands.recordings import collect
+
+    formats = list(dict.fromkeys(given.format.split(",")))
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"--format {unknown[0]!r}: expected one of {', '.join(FORMATS)}")
-    if not 0 < given.threshold < 1:
-        raise UserError(f"--threshold: expected a probability between 0 and 1, not {given.threshold:g}")
-    from framekd.audio import DecodeError
-    from framekd.metrics import median_filter
-    from framekd.predict import predict_file
-    from framekd.published import open_detector
-
-    model, spec = open_detector(given.model)
-    classes, failed = spec["classes"], 0
-    for name in given.files:
-        try:
-            found = predict_file(
-                model, name, classes, threshold=given.threshold, smooth=lambda x: median_filter(x, seconds=given.median)
-            )
-        except (DecodeError, UserError, FileNotFoundError) as error:
-            message = str(error) if str(error).startswith(name) else f"{name}: {error}"
-            print(f"framekd: {message}", file=sys.stderr)
-            failed += 1
-            continue
-        stem = Path(given.out) / Path(name).name if given.out else Path(name)
-        for form in formats:
-            _write(stem, form, found.events)
-        if given.plot:
-            _plot(stem, found, classes, given.threshold)
-        print(f"{name}: {len(found.events)} events in {found.seconds:.1f} s", file=sys.stderr)
+    if given.top < 0:
+        raise UserError(f"--top: expected a number of classes, not {given.top}")
+    early_check(given)
+    recordings, problems = collect(given.files, given.out)
+    for sentence in problems:
+        warn(sentence)
+    if not recordings:
+        return 1
+    model, classes = open_for_frames(given.model, given.device)
+    options, failed = options_of(given, classes), len(problems)
+    with Progress(recordings) as progress:
+        for recording in recordings:
+            try:
+                one(recording, model, classes, options, given, formats, progress)
+            except (UserError, OSError) as error:
+                failed += 1
+                progress.say(_sentence(recording, error))
+            progress.done(recording)
     return int(failed > 0)
 
 
-def _write(stem: Path, form: str, events: Sequence[tuple[float, float, str, float]]) -> None:
-    """Write events as `stem`.events.tsv, .events.json or .labels.txt (Audacity)."""
-    path = stem.with_name(stem.name + {"tsv": ".events.tsv", "json": ".events.json", "audacity": ".labels.txt"}[form])
-    if form == "json":
-        write_json(path, [dict(zip(COLUMNS, event)) for event in events])
-        return
-    with replacing(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n")
-        if form == "tsv":
-            table.writerow(COLUMNS)
-        for onset, offset, label, score in events:
-            times = [f"{onset:.2f}", f"{offset:.2f}", label]
-            table.writerow([*times, f"{score:.3f}"] if form == "tsv" else times)
+def early_check(given: argparse.Namespace) -> None:
+    """Refuse numbers that are out of range before the model is read."""
+    try:
+        value = float(given.threshold)
+    except ValueError:
+        value = 0.5
+    if not 0 < value < 1:
+        raise UserError(f"--threshold: expected a probability between 0 and 1, not {value:g}")
+    if not 0 <= given.median <= 10:
+        raise UserError(f"--median: expected 0 (no filter) to 10 seconds, not {given.median:g}")
 
 
-def _plot(stem: Path, found: Any, classes: Sequence[str], threshold: float) -> None:
-    import numpy as np
+def _sentence(recording: Recording, error: BaseException) -> str:
+    """One line that begins with the recording's name."""
+    text = " ".join(str(error).replace(str(recording.path), recording.name).split())
+    return text if recording.name in text else f"{recording.name}: {text}"
 
-    from framekd.plots import score_timeline
-    from framekd.units import FRAME_RATE
 
-    stamps = np.arange(len(found.probabilities) + 1) / FRAME_RATE
-    figure = score_timeline(found.probabilities, classes, timestamps=stamps, threshold=threshold, title=stem.name)
-    with replacing(stem.with_name(stem.name + ".png")) as aside:
-        figure.savefig(aside, dpi=120)
+def warn(sentence: str) -> None:
+    """Print a sentence on standard error."""
+    print(f"framekd: {sentence}", file=sys.stderr)
+
+
+def one(
+    recording: Recording,
+    model: Any,
+    classes: Sequence[str],
+    options: dict[str, Any],
+    given: argparse.Namespace,
+    formats: Sequence[str],
+    progress: Progress,
+) -> None:
+    """Write all results of one recording and print a line about it."""
+    from framekd.audio import declared_seconds
+    from framekd.commands import formats as files
+    from framekd.commands.recordings import on_disk
+    from framekd.overview import Overview
+    from framekd.predict import predict_file
+
+    stem = recording.stem
+    names = list(classes) if options["keep"] is None else [classes[k] for k in options["keep"]]
+    overview = Overview() if given.plot or given.html else None
+    with on_disk(recording) as path:
+        declared = declared_seconds(path) if path.is_file() else None
+        with ExitStack() as stack:
+            writers = [progress.following(recording, declared)]
+            if given.scores:
+                writers.append(stack.enter_context(files.score_arrays(files.beside(stem, ".scores.npz"), names)))
+            if "csv" in formats:
+                writers.append(stack.enter_context(files.score_table(files.beside(stem, ".scores.csv"), names)))
+
+            def on_scores(block: Any) -> None:
+                for writer in writers:
+                    writer(block)
+
+            found = predict_file(
+                model,
+                path,
+                classes,
+                on_scores=on_scores,
+                on_audio=overview.add_audio if overview else None,
+                on_filtered=overview.add_scores if overview else None,
+                **options,
+            )
+        for form in formats:
+            if form != "csv":
+                files.write_events(stem, form, found.events)
+        if given.top:
+            files.write_text(files.beside(stem, ".top.tsv"), _top(found, given.top))
+        if overview:
+            _pictures(stem, path, found, overview, names, options["threshold"], given)
+    _report(recording, found, declared, options["threshold"], progress)
+
+
+def _top(found: Prediction, count: int) -> str:
+    table = found.peaks.head(count)
+    table = table.assign(score=table.score.map("{:.4f}".format), onset=table.onset.map("{:.3f}".format))
+    return table.to_csv(sep="\t", index=False, lineterminator="\n")
+
+
+def _pictures(
+    stem: Path, path: Path, found: Prediction, overview: Any, names: Sequence[str], threshold: Any, given: Any
+) -> None:
+    from framekd.commands.formats import beside, replacing, write_text
+    from framekd.player import page
+    from framekd.plots import detection_timeline
+
+    if given.plot:
+        figure = detection_timeline(found, overview, names, threshold=threshold, title=stem.name)
+        with replacing(beside(stem, ".png")) as aside:
+            figure.savefig(aside, dpi=120)
+    if given.html:
+        write_text(beside(stem, ".html"), page(path, found, overview, title=stem.name))
+
+
+def _report(
+    recording: Recording, found: Prediction, declared: float | None, threshold: Any, progress: Progress
+) -> None:
+    """Print how many events there are; of none, the highest scores; and whether the file is shorter than it says."""
+    if declared is not None and declared - found.seconds > max(0.5, 0.02 * declared):
+        progress.say(
+            f"warning: {recording.name} is cut off or damaged: its header says {declared:.1f} s, but "
+            f"{found.seconds:.1f} s can be decoded"
+        )
+    line = f"{recording.name}: {len(found.events)} events in {found.seconds:.1f} s"
+    if found.events.empty:
+        best = ", ".join(f"{row.event_label} {row.score:.2g}" for row in found.peaks.head(3).itertuples())
+        above = "the thresholds" if isinstance(threshold, dict) else f"{threshold:g}"
+        line += f" (none above {above}; the highest scores: {best}; --threshold lowers the limit)"
+    progress.say(line, prefix="")
+
+
+class Progress:
+    """A bar on a terminal with the time left; files count by their size. Elsewhere only sentences are printed."""
+
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        from tqdm import tqdm
+
+        self.sizes = {one: one.path.stat().st_size if one.path.is_file() else 0 for one in recordings}
+        self.base = 0.0
+        # Standard error may be replaced while the module is loaded: ask for it now.
+        self.bar = tqdm(
+            total=max(1, sum(self.sizes.values())),
+            disable=None,
+            file=sys.stderr,
+            leave=False,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left",
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def say(self, sentence: str, *, prefix: str = "framekd: ") -> None:
+        """Print a sentence above the bar."""
+        self.bar.write(prefix + sentence, file=sys.stderr)
+
+    def following(self, recording: Recording, seconds: float | None) -> Any:
+        """A function that moves the bar with each block of frames of a recording of `seconds`."""
+        from framekd.units import FRAME_RATE
+
+        frames = 0
+        self.bar.set_description(recording.name[-30:])
+
+        def moved(block: Any) -> None:
+            nonlocal frames
+            frames += len(block)
+            share = min(1.0, frames / FRAME_RATE / seconds) if seconds else 0.0
+            self._to(self.base + share * self.sizes[recording])
+
+        return moved
+
+    def done(self, recording: Recording) -> None:
+        """Count a recording as finished."""
+        self.base += self.sizes[recording]
+        self._to(self.base)
+
+    def _to(self, place: float) -> None:
+        self.bar.update(place - self.bar.n)
