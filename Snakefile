@@ -14,7 +14,7 @@ os.environ["PYTHONPATH"] = (
 )
 
 from framekd.config import GROUPS, UserError, load
-from framekd.graph import STAGES, TASKS
+from framekd.graph import SEARCHED, STAGES, TASKS
 from framekd.plan import Plan
 
 
@@ -41,6 +41,7 @@ wildcard_constraints:
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/search.smk"
 include: "workflow/rules/ensemble.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/downstream.smk"

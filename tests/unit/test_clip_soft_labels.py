@@ -380,6 +380,7 @@ def audioset(tmp_path_factory):
         "class_labels": str(folder / "classes.csv"),
         "weights": [str(start)],
         "soft_labels": [],
+        "rates": [],
     }
 
 

@@ -41,6 +41,7 @@ for pack in plan.packs(plan.step2_trained):
             weights=pack.files(f"{R}/checkpoints/step1/{{model}}/model.safetensors"),
             specs=pack.files(f"{R}/checkpoints/step1/{{model}}/spec.json"),
             soft_labels=plan.clip_soft_labels(),
+            rates=lambda w, pack=pack: plan.rates("step2", "trained", pack.of(w)),
         output:
             weights=pack.files(f"{R}/checkpoints/step2/{{model}}/model.safetensors"),
             specs=pack.files(f"{R}/checkpoints/step2/{{model}}/spec.json"),
@@ -74,6 +75,7 @@ for pack in plan.packs(plan.weak_members):
             weights=pack.files(f"{R}/checkpoints/step1/{{model}}/model.safetensors"),
             specs=pack.files(f"{R}/checkpoints/step1/{{model}}/spec.json"),
             soft_labels=[],
+            rates=lambda w, pack=pack: plan.rates("step2", "members", pack.of(w)),
         output:
             weights=pack.files(
                 f"{R}/checkpoints/weak_members/{{model}}/model.safetensors"
