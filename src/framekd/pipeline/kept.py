@@ -21,13 +21,13 @@ import h5py
 from framekd.config import UserError, identity
 from framekd.files import replacing, sha256_of, write_text
 from framekd.jobs import Job
+from framekd.pipeline.log import OTHERS_KEPT
 from framekd.train import Diverged, Stopped
 
 FOLDER = ".finished"
 KEY = "key"
 READ_WHOLE = 1 << 30
 """Larger files are compared by size and time, smaller ones by content."""
-OTHERS = "the others are finished and kept"
 
 
 def key(job: Job, inputs: Mapping[str, Any], **own: Any) -> str:
@@ -132,5 +132,5 @@ def each(pieces: Iterable[tuple[str, Callable[[], str | None]]]) -> None:
             failed.append(f"{name}: {sentence}")
             print(f"{name} failed: {sentence}", flush=True)
     if failed:
-        rest = f"; {OTHERS}" if len(failed) < len(pieces) else ""
+        rest = f"; {OTHERS_KEPT}" if len(failed) < len(pieces) else ""
         raise UserError(f"{len(failed)} of {len(pieces)} failed{rest}: {'; '.join(failed)}")
