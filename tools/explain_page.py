@@ -19,11 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "explain.md"
 COMMAND = ".venv/bin/framekd "
 FENCE = "```\n"
-BLOCK = re.compile(
-    rf"({FENCE}{re.escape(COMMAND)}(?P<arguments>[^\n]+)\n{FENCE}{FENCE})(?P<output>.*?)(?={FENCE})", re.DOTALL
-)
-    rf"({FENCE}{re.escape(COMMAND)}(?P<arguments>[^\n]+)\n{FENCE}{FENCE})(?P<output>.*?)(?={FENCE})", re.DOTALL
-)
+OUTPUT = rf"({FENCE}{re.escape(COMMAND)}(?P<arguments>[^\n]+)\n{FENCE}{FENCE})(?P<output>.*?)(?={FENCE})"
+BLOCK = re.compile(OUTPUT, re.DOTALL)
 FILE = re.compile(r"```yaml\n# (?P<path>config/\S+)\n.*?(?=```)", re.DOTALL)
 
 
