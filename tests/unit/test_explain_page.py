@@ -1,10 +1,10 @@
 """tools/explain_page.py: docs/explain.md is written again from a run."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import yaml
+from loaded_tool import load_tool
 
 from framekd.cli import main
 from framekd.config import load
@@ -15,10 +15,7 @@ PAGE = (ROOT / "docs" / "explain.md").read_text()
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("explain_page", ROOT / "tools" / "explain_page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("explain_page")
 
 
 def test_every_output_of_the_page_is_replaced_and_nothing_else(tool):

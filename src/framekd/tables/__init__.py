@@ -12,10 +12,7 @@ from framekd.tables.output import (
     write_csv,
     write_partial,
     write_significance,
-    write_step2,
-    write_table1,
-    write_table2,
-    write_teachers,
+    write_table,
 )
 from framekd.tables.rows import (
     AVERAGE,
@@ -60,8 +57,5 @@ __all__ = [
     "write_csv",
     "write_partial",
     "write_significance",
-    "write_step2",
-    "write_table1",
-    "write_table2",
-    "write_teachers",
+    "write_table",
 ]
