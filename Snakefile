@@ -14,13 +14,15 @@ os.environ["PYTHONPATH"] = (
 )
 
 from framekd.config import GROUPS, UserError, load
-from framekd.graph import STAGES, TASKS
+from framekd.graph import SEARCHED, STAGES, TASKS
 from framekd.plan import Plan
 
 
 configfile: "config/config.yaml"
 
 
+if "FRAMEKD_ONE_BY_ONE" in os.environ:  # framekd.pipeline.second_pass
+    config |= {"models_per_job": 1, "seeds_per_job": 1}
 try:
     plan = Plan(load(config))
 except UserError as error:
@@ -41,6 +43,7 @@ wildcard_constraints:
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/search.smk"
 include: "workflow/rules/ensemble.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/downstream.smk"
@@ -53,11 +56,16 @@ onstart:
     write_config(plan)
 
 
-# What there is of tables that lack a cell, and why it is missing.
+# Where trainings of a job failed, what follows from its others. Then what there is of tables that lack a cell, and why
+# it is missing.
 onerror:
     from framekd.pipeline.partial import write_partial_tables
+    from framekd.pipeline.second_pass import second_pass
 
-    print("What there is:", *write_partial_tables(plan), file=sys.stderr)
+    stopped = getattr(workflow.scheduler, "_user_kill", None) is not None
+    stopped = stopped or not workflow.execution_settings.keep_going
+    if not second_pass(plan, stopped=stopped):
+        print("What there is:", *write_partial_tables(plan), file=sys.stderr)
 
 
 rule all:

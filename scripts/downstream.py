@@ -1,6 +1,6 @@
 """One downstream task from one checkpoint: frozen and fine-tuned, all seeds or folds."""
 
-from framekd.pipeline import job_log
+from framekd.pipeline import job_log, named
 
 with job_log(snakemake):
     from framekd.jobs import DownstreamJob
@@ -8,6 +8,6 @@ with job_log(snakemake):
 
     transfer(
         DownstreamJob.model_validate(snakemake.params.job),
-        weights=list(snakemake.input.weights),
+        inputs=named(snakemake.input),
         out=list(snakemake.output),
     )

@@ -32,6 +32,7 @@ from framekd.inference import batch_logits, default_device
 from framekd.labels import ClassList, parse_clip_id
 from framekd.models import FrameModel
 from framekd.units import CLIP_FRAMES
+from framekd.versions import VERSIONS
 
 Member = FrameModel | Path | str
 """A model, or the path of a checkpoint directory."""
@@ -49,8 +50,6 @@ def write_ensemble(
     batch_size: int = 32,
     device: torch.device | str | None = None,
     precision: str = "fp32",
-    resident: bool = True,
-    shard: int = 1024,
     progress: bool = True,
 ) -> Path:
     """Average the members' frame logits per class and frame over all `clips`, in their order, and write `path`.
@@ -64,8 +63,6 @@ def write_ensemble(
         batch_size: clips per forward pass.
         device: the GPU if there is one, unless given.
         precision: "fp32", or "bf16" or "fp16" on a GPU.
-        resident: keep all members in memory. If false, load one at a time and sum over `shard` clips.
-        shard: clips per sum without `resident`, rounded up to whole batches.
         progress: show a progress bar.
     Returns:
         `path`.
@@ -77,9 +74,8 @@ def write_ensemble(
     place = default_device() if device is None else torch.device(device)
     if not members:
         raise UserError(f"{path}: an ensemble needs at least one member")
-    identity = _identity(members, clips, classes, precision)
-    step = batch_size if resident else -(-shard // batch_size) * batch_size
-    held = [_load(member, classes) for member in members] if resident else None
+    identity = _identity(members, clips, classes, f"{precision}, {batch_size} clips, code {VERSIONS['ensemble']}")
+    models = [_load(member, classes) for member in members]
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -90,10 +86,9 @@ def write_ensemble(
         with tqdm(total=len(clips), initial=target.done, unit=" clips", desc=path.name, file=sys.stderr,
                   mininterval=1 if sys.stderr.isatty() else 60, disable=not progress) as bar:  # fmt: skip
             while target.done < len(clips):
-                part = clips.select(range(target.done, min(target.done + step, len(clips))))
+                part = clips.select(range(target.done, min(target.done + batch_size, len(clips))))
                 total = np.zeros((len(part), len(classes), CLIP_FRAMES), np.float32)
-                for models in [held] if held else ([_load(member, classes)] for member in members):
-                    _add(total, models, part, batch_size, place, precision)
+                _add(total, models, part, batch_size, place, precision)
                 target.write(total / np.float32(len(members)))
                 bar.update(len(part))
         target.publish()
@@ -134,9 +129,9 @@ def _load(member: Member, classes: ClassList) -> FrameModel:
     return model
 
 
-def _identity(members: Sequence[Member], clips: ClipSet, classes: ClassList, precision: str) -> str:
+def _identity(members: Sequence[Member], clips: ClipSet, classes: ClassList, how: str) -> str:
     """Hash of all that the logits depend on; a pass is continued only with the same one."""
-    hasher = hashlib.blake2b(json.dumps([list(clips.ids), list(classes.mids), precision]).encode(), digest_size=16)
+    hasher = hashlib.blake2b(json.dumps([list(clips.ids), list(classes.mids), how]).encode(), digest_size=16)
     for member in members:
         if isinstance(member, Path | str):
             file = Path(member) / "model.safetensors"

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from framekd.config import GROUPS, LABEL_FILES, SEARCH, Config, Student, Teacher, UserError
-from framekd.jobs import Stage
+from framekd.config import GROUPS, LABEL_FILES, SEARCH, Config, Step2, Student, Teacher, UserError
+from framekd.jobs import Searched, Stage
 
 WEIGHTS, SPEC, HISTORY = "model.safetensors", "spec.json", "history.jsonl"
 TASKS = ("DESED", "DC16-T2", "MAESTRO")
 STAGES: tuple[Stage, ...] = ("teachers", "students")
+SEARCHED: tuple[Searched, ...] = ("step2", *STAGES)
+"""Stages whose learning rates can be searched. Step 2 has two settings: "trained", and "members" (its soft labels)."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,17 @@ class Graph:
         """Settings that have students."""
         return [name for name, block in self.settings.items() if block.student]
 
-    def settings_of(self, stage: Stage) -> list[str]:
-        """Settings that have teachers, or students, of their own."""
+    def settings_of(self, stage: Searched) -> list[str]:
+        """Settings that have teachers, or students, of their own; of Step 2 what is trained."""
+        if stage == "step2":
+            return [name for name in ("trained", "members") if self.models_of(stage, name)]
         return self.teacher_settings if stage == "teachers" else self.student_settings
+
+    def models_of(self, stage: Searched, setting: str) -> list[str]:
+        """The models that a setting trains."""
+        if stage == "step2":
+            return self.step2_trained if setting == "trained" else self.weak_members
+        return self.config.models
 
     @property
     def step2_external(self) -> list[str]:
@@ -209,27 +219,42 @@ class Graph:
         """The checkpoints that the trainings of a setting start from, as inputs."""
         return self.checkpoints(self.settings[setting].start, models)
 
-    def rates(self, stage: Stage, setting: str, models: Iterable[str]) -> list[str]:
+    def rates(self, stage: Searched, setting: str, models: Iterable[str]) -> list[str]:
         """The files with the learning rates that searches choose, of those `models` whose rate is searched."""
         recipe = self.block(stage, setting).recipe
         searched = [model for model in models if recipe.of(model).learning_rate == SEARCH]
         return [f"{self.results}/search/{stage}/{setting}/{model}.json" for model in searched]
 
-    def searches(self, stage: Stage) -> list[tuple[str, str]]:
-        """(setting, model) of the teachers or students whose learning rate is searched."""
-        return [(s, m) for s in self.settings_of(stage) for m in self.config.models if self.rates(stage, s, [m])]
+    def searches(self, stage: Searched) -> list[tuple[str, str]]:
+        """(setting, model) of the trainings of Step 2, teachers or students whose learning rate is searched."""
+        names = self.settings_of(stage)
+        return [(s, m) for s in names for m in self.models_of(stage, s) if self.rates(stage, s, [m])]
 
-    def search_clips(self, stage: Stage, setting: str) -> dict[str, Any]:
+    def search_start(self, stage: Searched, setting: str, model: str) -> dict[str, list[str]]:
+        """The checkpoint that a search starts from, as inputs."""
+        return self.checkpoints("step1", [model]) if stage == "step2" else self.start(setting, [model])
+
+    def search_clips(self, stage: Searched, setting: str) -> dict[str, Any]:
         """The clips that a search reads: training clips, and evaluation clips where these judge."""
-        judges = self.block(stage, setting).search.judged_on
-        return self.clips(*dict.fromkeys(["train", judges]))
+        block = self.block(stage, setting)
+        if isinstance(block, Step2):
+            return self.weak_clips()
+        return self.clips(*dict.fromkeys(["train", block.search.judged_on]))
 
-    def search_coverage(self, stage: Stage, setting: str) -> list[str]:
+    def search_coverage(self, stage: Searched, setting: str) -> list[str]:
         """What a search waits for: see :meth:`coverage`."""
-        judges = self.block(stage, setting).search.judged_on
-        return self.coverage("strong", *(["eval"] if judges == "eval" else []))
+        block = self.block(stage, setting)
+        if isinstance(block, Step2):
+            return self.coverage(*GROUPS)
+        return self.coverage("strong", *(["eval"] if block.search.judged_on == "eval" else []))
 
-    def candidates(self, stage: Stage, setting: str, model: str) -> list[str]:
+    def search_soft_labels(self, stage: Searched, setting: str) -> list[str]:
+        """The soft labels that a search learns from."""
+        if stage != "step2":
+            return self.soft_labels(stage, setting)
+        return self.clip_soft_labels() if setting == "trained" else []
+
+    def candidates(self, stage: Searched, setting: str, model: str) -> list[str]:
         """The results of a search: one file per rate of the grid."""
         grid = self.block(stage, setting).search.grid
         return [f"{self.results}/search/{stage}/{setting}/{model}/{rate}/result.json" for rate in grid]
@@ -317,8 +342,10 @@ class Graph:
         """The scores of one downstream task from one checkpoint of a model."""
         return f"{self.results}/downstream/{task}/{model}/{checkpoint}.csv"
 
-    def block(self, stage: Stage, setting: str) -> Teacher | Student:
-        """The teachers, or the students, of a setting that has them."""
+    def block(self, stage: Searched, setting: str) -> Teacher | Student | Step2:
+        """The teachers, or the students, of a setting that has them; Step 2."""
+        if stage == "step2":
+            return self.config.step2
         block = self.settings[setting]
         found = block.teacher if stage == "teachers" else block.student
         assert found is not None, (stage, setting)
@@ -345,7 +372,7 @@ class Graph:
     @property
     def tried(self) -> list[str]:
         """The results of all searches."""
-        return [p for stage in STAGES for s, m in self.searches(stage) for p in self.candidates(stage, s, m)]
+        return [p for stage in SEARCHED for s, m in self.searches(stage) for p in self.candidates(stage, s, m)]
 
     def report_inputs(self) -> dict[str, list[str]]:
         """Every file that the report reads."""

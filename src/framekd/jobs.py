@@ -19,12 +19,14 @@ from framekd.config import (
     Tracking,
     Watch,
     WeakRecipe,
+    WeakSearch,
 )
 from framekd.config.base import Block, field
 
 Stage = Literal["teachers", "students"]
 Group = Literal["strong", "eval", "weak"]
 Step = Literal["step1", "step2", "step3"]
+Searched = Literal["step2", "teachers", "students"]
 Table = Literal["table1", "teachers", "table2", "step2", "published"]
 
 
@@ -118,17 +120,17 @@ class TrainJob(Job):
 class SearchJob(Job):
     """Train one model at one learning rate, and judge it on clips that it has not seen."""
 
-    train: TrainJob
+    train: TrainJob | Step2Job
     model: str
-    search: Search
-    median_seconds: float
+    search: Search | WeakSearch
+    median_seconds: float | None  # of PSDS1; None for Step 2
     batch_size: int
 
 
 class ChooseJob(Job):
     """Choose the best of the rates that were tried."""
 
-    search: Search
+    search: Search | WeakSearch
 
 
 class EnsembleJob(Job):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from framekd import jobs
-from framekd.config import Recipe, Student, Teacher, UserError, Watch, identity
+from framekd.config import Recipe, Step2, Student, Teacher, UserError, Watch, identity
 from framekd.graph import Graph, Pack
 from framekd.versions import VERSIONS
 
@@ -139,6 +139,7 @@ class Plan(Graph):
 
     def train_job(self, wildcards: Any, stage: jobs.Stage, pack: Pack) -> jobs.TrainJob:
         block = self.block(stage, wildcards.setting)
+        assert not isinstance(block, Step2)
         whole = Recipe(**block.recipe.model_dump())  # a teacher's recipe has no distillation
         ready_made = isinstance(block, Student) and block.soft_labels is not None
         return jobs.TrainJob(
@@ -155,19 +156,26 @@ class Plan(Graph):
             tracking=self.config.tracking,
         )
 
-    def search_job(self, wildcards: Any, stage: jobs.Stage) -> jobs.SearchJob:
-        train = self.train_job(wildcards, stage, Pack("", (wildcards.model,)))
-        recipe = train.recipes[wildcards.model].model_copy(update={"learning_rate": float(wildcards.rate)})
+    def search_job(self, wildcards: Any, stage: jobs.Searched) -> jobs.SearchJob:
+        pack, own = Pack("", (wildcards.model,)), {"learning_rate": float(wildcards.rate)}
+        search = self.block(stage, wildcards.setting).search.model_copy(update={"grid": [float(wildcards.rate)]})
+        train: jobs.Step2Job | jobs.TrainJob
+        if stage != "step2":
+            train = self.train_job(wildcards, stage, pack)
+        else:
+            build = self.step2_job if wildcards.setting == "trained" else self.weak_member_job
+            train = build(wildcards, pack).model_copy(update={"seed": search.seed})
+        recipe = train.recipes[wildcards.model].model_copy(update=own)
         return jobs.SearchJob(
             version=VERSIONS["search"],
             train=train.model_copy(update={"recipes": {wildcards.model: recipe}, "watch": Watch(every_epochs=0)}),
             model=wildcards.model,
-            search=self.block(stage, wildcards.setting).search.model_copy(update={"grid": [float(wildcards.rate)]}),
-            median_seconds=self.config.evaluation.median_seconds,
+            search=search,
+            median_seconds=None if stage == "step2" else self.config.evaluation.median_seconds,
             batch_size=self.config.evaluation.batch_size,
         )
 
-    def choose_job(self, wildcards: Any, stage: jobs.Stage) -> jobs.ChooseJob:
+    def choose_job(self, wildcards: Any, stage: jobs.Searched) -> jobs.ChooseJob:
         return jobs.ChooseJob(version=VERSIONS["search"], search=self.block(stage, wildcards.setting).search)
 
     def ensemble_job(self, wildcards: Any) -> jobs.EnsembleJob:

@@ -100,9 +100,9 @@ def write_finished_run(results: Path, data: Path, settings: config.Config, *, pu
     write_evaluations(results, settings)
     table, own = evaluations(settings, results)
     note = {"miniature": settings.miniature is not None, "published_dir": published}
-    tables.write_table1(table, results / "table1.csv", **note)
-    tables.write_teachers(own, results / "teachers.csv", **note)
-    tables.write_table2(sorted(results.glob("downstream/*/*/*.csv")), results / "table2.csv", **note)
+    tables.write_table("table1", table, results / "table1.csv", **note)
+    tables.write_table("teachers", own, results / "teachers.csv", **note)
+    tables.write_table("table2", sorted(results.glob("downstream/*/*/*.csv")), results / "table2.csv", **note)
     tables.write_significance(table, results / "significance.csv", alpha=0.05, comparisons=5, epsilon=0.2)
     for model, seed in itertools.product(MODELS, (1, 2)):
         rows = [{"model": model, "seed": seed, "class": c, "psds1": draw.uniform(0, 0.6)} for c in CLASSES]

@@ -47,6 +47,25 @@ def write_audioset(data: Path, *, train: int = 24, evaluation: int = 8) -> dict[
     return {"stores": [str(data / "store" / "0000.h5")], **labels, "rates": [], "soft_labels": []}
 
 
+def write_weak(data: Path, *, clips: int = 32) -> dict[str, Any]:
+    """Write an AudioSet Weak of `clips` clips with one shard, and return it as the inputs of a job of Step 2.
+
+    Each clip has one class, whose pitch sounds all the time.
+    """
+    rng, time, stored = np.random.default_rng(0), np.arange(160_000) / 16_000, []
+    lines = ["# a\n# b\n# YTID, start_seconds, end_seconds, positive_labels\n"]
+    for i in range(clips):
+        wave = 300 * rng.standard_normal(160_000) + 6000 * np.sin(2 * np.pi * 300 * 1.8 ** (i % CLASSES) * time)
+        stored.append(StoredClip(f"weak{i:07d}_30000", 30_000, wave.astype(np.int16)))
+        lines.append(f'weak{i:07d}, 30.000, 40.000, "/m/{i % CLASSES}"\n')
+    write_shard(data / "weak" / "0000.h5", stored)
+    (data / "weak" / "train.csv").write_text("".join(lines))
+    rows = "".join(f'{i},/m/{i},"class {i}"\n' for i in range(CLASSES))
+    (data / "weak" / "classes.csv").write_text(f"index,mid,display_name\n{rows}")
+    files = {"segments": [str(data / "weak" / "train.csv")], "class_labels": str(data / "weak" / "classes.csv")}
+    return {"stores": [str(data / "weak" / "0000.h5")], **files, "rates": [], "soft_labels": []}
+
+
 def write_step1(folder: Path) -> str:
     """A tiny encoder from a seed: the path of its weights."""
     out = folder / "step1" / "tiny" / "model.safetensors"

@@ -20,7 +20,7 @@ from framekd.clip_soft_labels import ClipSoftLabels, check_kind, read_index, wri
 from framekd.config import Augment, UserError, WeakRecipe
 from framekd.data import Arrays, Loader, labelled
 from framekd.data.batch import Cutter, Mix
-from framekd.jobs import CheckpointJob, SoftLabelsJob, Step2Job
+from framekd.jobs import CheckpointJob, SoftLabelsJob, Step2Job, WeakEnsembleJob
 from framekd.labels import ClassList
 from framekd.models import build_model
 from framekd.pipeline.checkpoints import make_checkpoints
@@ -380,6 +380,7 @@ def audioset(tmp_path_factory):
         "class_labels": str(folder / "classes.csv"),
         "weights": [str(start)],
         "soft_labels": [],
+        "rates": [],
     }
 
 
@@ -421,7 +422,7 @@ def test_models_of_the_run_make_soft_labels_that_step_2_can_read(audioset, tmp_p
     for i, folder in enumerate(members):
         trained(audioset, folder, learning_rate=1e-2 * (i + 1))
     inputs = {**audioset, "weights": [str(folder / "model.safetensors") for folder in members]}
-    average_clips(inputs=inputs, out=str(tmp_path / "e" / "clips.h5"))
+    average_clips(WeakEnsembleJob(version=1), inputs=inputs, out=str(tmp_path / "e" / "clips.h5"))
     soft = ClipSoftLabels(tmp_path / "e" / "clips.h5", IDS, CLASSES)
     assert soft.known == 12
     models = [checkpoints.load_checkpoint(folder)[0].eval() for folder in members]

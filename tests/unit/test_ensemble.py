@@ -90,22 +90,19 @@ def folders(made, tmp_path_factory):
     ]
 
 
-@pytest.mark.parametrize("shard", [1, 4, 5, 100])
-def test_one_member_at_a_time_gives_the_same_bytes_from_the_same_batches(made, folders, tmp_path, shard, monkeypatch):
-    data, seen = made[2], set()
+def test_members_that_are_loaded_give_the_same_bytes_from_the_same_batches(made, folders, tmp_path, monkeypatch):
+    data, seen = made[2], []
 
     def watched(models, batches, **options):
         for batch, found in batch_logits(models, batches, **options):
-            seen.add(tuple(batch.ids))
+            seen.append(tuple(batch.ids))
             yield batch, found
 
     monkeypatch.setattr(ensemble, "batch_logits", watched)
     options = dict(classes=data.classes, batch_size=4, device="cpu", progress=False)
-    whole = write_ensemble(tmp_path / "whole.h5", folders, data, **options)
-    parts = write_ensemble(tmp_path / "parts.h5", folders, data, resident=False, shard=shard, **options)
-    assert seen == {tuple(data.ids[0:4]), tuple(data.ids[4:8]), tuple(data.ids[8:11])}
-    assert parts.read_bytes() == whole.read_bytes()
-    np.testing.assert_array_equal(read(whole)[0]["strong_logits"], read(made[0])[0]["strong_logits"])
+    loaded = write_ensemble(tmp_path / "loaded.h5", folders, data, **options)
+    assert seen == [tuple(data.ids[0:4]), tuple(data.ids[4:8]), tuple(data.ids[8:11])]
+    np.testing.assert_array_equal(read(loaded)[0]["strong_logits"], read(made[0])[0]["strong_logits"])
 
 
 def test_other_batches_give_the_same_within_one_float16_step(made, folders, tmp_path):

@@ -1,11 +1,11 @@
 """The demo's Step 1 checkpoints: their sums, the server that publishes them, and the tool that trains them."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from loaded_tool import load_tool
 
 from framekd import checkpoints
 from framekd.config import load_files
@@ -22,10 +22,7 @@ CONFIG = load_files(ROOT / "config" / "demo.yaml")
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("miniature_checkpoints", ROOT / "tools" / "miniature_checkpoints.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("miniature_checkpoints")
 
 
 def test_the_configuration_names_every_file_with_its_sum():

@@ -1,11 +1,11 @@
 """tools/readme.py: the numbers it prints, and the clip it draws."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from loaded_tool import load_tool
 
 from framekd.examples import Example, Examples
 
@@ -15,10 +15,7 @@ CLASSES = ["Bell", "Moo, cow"]
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("readme_tool", ROOT / "tools" / "readme.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("readme")
 
 
 def clip(name: str, frames: slice, score: float = 0.9) -> Example:

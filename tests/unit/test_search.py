@@ -1,19 +1,22 @@
 """The search of a learning rate: what is chosen, what judges, and real trainings at a silly and a sane rate."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
 import pytest
 import torch
-from small_audioset import train_job, write_audioset, write_step1
+from small_audioset import train_job, write_audioset, write_step1, write_weak
 
-from framekd.config import Config, Search, UserError, load
-from framekd.jobs import ChooseJob, EnsembleJob, SearchJob
+from framekd.checkpoints import load_checkpoint
+from framekd.config import Config, Search, UserError, WeakRecipe, WeakSearch, load
+from framekd.jobs import ChooseJob, EnsembleJob, SearchJob, Step2Job
 from framekd.pipeline import search as stage
 from framekd.pipeline.ensemble import average
 from framekd.pipeline.search import choose, choose_rate, try_rate
-from framekd.pipeline.train import split, strong_clips, train_strong
+from framekd.pipeline.train import split, strong_clips, train_strong, train_weak, weak_clips
+from framekd.pipeline.watch import weak_metrics
 from framekd.plan import Plan
 
 
@@ -30,6 +33,7 @@ def result(rate, value):
         ("loss", {1e-3: 0.3, 1e-4: 0.3}, 1e-4),
         ("psds1", {1e-4: 0.0, 1e-3: None}, 1e-4),  # diverged is worse than nothing found
         ("loss", {1e-4: None, 1e-3: 99.0}, 1e-3),
+        ("map", {1e-4: 0.1, 3e-4: 0.3, 1e-3: 0.2}, 3e-4),
     ],
 )
 def test_the_best_is_chosen(criterion, values, expected):
@@ -90,6 +94,31 @@ def test_a_useless_rate_loses_against_a_good_one_and_training_uses_the_choice(in
     assert json.loads((weights.parent / "spec.json").read_text())["provenance"]["recipe"]["learning_rate"] == 3e-3
 
 
+def test_step_2_searches_too_and_training_uses_the_choice(inputs, tmp_path):
+    weak = {**write_weak(tmp_path), "weights": inputs["weights"]}
+    recipe = {"epochs": 5, "epoch_clips": 24, "batch_size": 4, "warmup_steps": 2, "head_init": "prior"}
+    search, paths = WeakSearch(grid=[1e-12, 3e-3], share=0.25), []
+    for rate in search.grid:
+        train = Step2Job(version=1, recipes={"tiny": WeakRecipe(**recipe, learning_rate=rate)}, seed=search.seed)
+        job = SearchJob(version=1, train=train, model="tiny", search=search, median_seconds=None, batch_size=8)
+        paths.append(str(tmp_path / str(rate) / "result.json"))
+        try_rate(job, inputs=weak, out=paths[-1])
+    useless, good = (json.loads(Path(path).read_text()) for path in paths)
+    assert useless["value"] < good["value"] - 0.05 and good["clips"] == 8, (useless["value"], good["value"])
+    choice, figures = tmp_path / "tiny.json", tmp_path / "candidates.json"
+    choose_rate(ChooseJob(version=1, search=search), results=paths, rate=str(choice), candidates=str(figures))
+    assert json.loads(figures.read_text())["chosen_by"].startswith("highest map on 8 training clips held out, seed 1")
+
+    weights = tmp_path / "step2" / "model.safetensors"
+    last = Step2Job(version=1, recipes={"tiny": WeakRecipe(**{**recipe, "epochs": 1}, learning_rate="search")}, seed=1)
+    train_weak(last, inputs={**weak, "rates": [str(choice)]}, weights=[str(weights)])
+    model, spec = load_checkpoint(weights.parent)
+    assert spec["provenance"]["recipe"]["learning_rate"] == 3e-3
+    by_loss = job.model_copy(update={"search": WeakSearch(criterion="loss")})
+    clips = weak_clips(weak)
+    assert stage.judge(model, clips, by_loss) == pytest.approx(weak_metrics(model, clips)["watch/loss"], rel=1e-5)
+
+
 def test_a_rate_that_diverges_is_worst_and_no_failure(inputs, tmp_path):
     found = json.loads(tried(inputs, tmp_path, 1e30).read_text())
     assert found["value"] is None and found["diverged"]
@@ -122,9 +151,9 @@ def test_judging_clips_are_held_out_and_always_the_same(inputs, tmp_path, monkey
     seen = []
     monkeypatch.setattr(stage, "judge", lambda model, clips, job: seen.append(clips.ids) or 0.5)
     monkeypatch.setattr(stage, "train_one", lambda *given, finish, **_: finish(None, stage.Fit(given[2].ids)))
-    for seed in (1, 1, 2):
-        tried(inputs, tmp_path, 1e-3, seed=seed)
-    trained = json.loads((tmp_path / "0.001" / "result.json").read_text())["history"]
+    for i, seed in enumerate((1, 1, 2)):
+        tried(inputs, tmp_path / str(i), 1e-3, seed=seed)
+    trained = json.loads((tmp_path / "2" / "0.001" / "result.json").read_text())["history"]
     every = strong_clips(inputs)
     assert seen[0] == seen[1] != seen[2] and set(seen[2]) | set(trained) == set(every.ids)
     assert not set(seen[2]) & set(trained) and len(seen[0]) == 6
@@ -159,7 +188,9 @@ def test_the_file_name_of_a_rate_is_the_rate():
         ({"student": {"recipe": {"learning_rate": "serch"}}}, ["student.recipe.learning_rate", "`search`", "'serch'"]),
         ({"student": {"recipe": {"learning_rate": {"BEATs": -1}}}}, ["student.recipe.learning_rate", "-1"]),
         ({"teacher": {"search": {"grid": []}}}, ["teacher.search", "write grid: [1.0e-4, 3.0e-4]"]),
-        ({"step2": {"recipe": {"learning_rate": "search"}}}, ["step2.recipe.learning_rate", "write a number"]),
+        ({"step2": {"search": {"judged_on": "eval"}}}, ["step2.search.judged_on", "grid, seed, share, criterion"]),
+        ({"step2": {"search": {"criterion": "psds1"}}}, ["step2.search.criterion", "'map' or 'loss'"]),
+        ({"step2": {"search": {"grid": [0.0]}}}, ["step2.search", "write grid: [1.0e-4, 3.0e-4]"]),
         (
             {"downstream": {"DC16-T2": {"finetune": {"learning_rate": {"BEATs": "search"}}}}},
             ["downstream.DC16-T2.finetune.learning_rate", "write a number"],

@@ -153,9 +153,9 @@ def test_a_gap_is_refused(run):
 
 
 def write_all(results: Path, table: tables.Paths, own: tables.Paths, **note) -> dict[str, bytes]:
-    tables.write_table1(table, results / "table1.csv", published_dir=PUBLISHED, **note)
-    tables.write_teachers(own, results / "teachers.csv", published_dir=PUBLISHED, **note)
-    tables.write_table2(downstream(results), results / "table2.csv", published_dir=PUBLISHED, **note)
+    tables.write_table("table1", table, results / "table1.csv", published_dir=PUBLISHED, **note)
+    tables.write_table("teachers", own, results / "teachers.csv", published_dir=PUBLISHED, **note)
+    tables.write_table("table2", downstream(results), results / "table2.csv", published_dir=PUBLISHED, **note)
     tables.write_significance(table, results / "significance.csv", alpha=0.05, comparisons=5, epsilon=0.2)
     return {path.name: path.read_bytes() for path in results.glob("*.*")}
 

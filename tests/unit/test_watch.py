@@ -214,9 +214,9 @@ def test_step_2_has_a_table_beside_the_papers_numbers(tmp_path):
         paths.append(tmp_path / f"{row['model']}.csv")
         pd.DataFrame([row]).to_csv(paths[-1], index=False)
     published = ROOT / "config" / "published"
-    frame = tables.write_step2(paths, tmp_path / "step2.csv", miniature=True, published_dir=published).set_index(
-        "model"
-    )
+    frame = tables.write_table(
+        "step2", paths, tmp_path / "step2.csv", miniature=True, published_dir=published
+    ).set_index("model")
     assert frame.loc["fPaSST", ["map", "published", "difference"]].tolist() == pytest.approx([48.1, 48.4, -0.3])
     assert np.isnan(frame.loc["BEATs", "map"]) and np.isnan(frame.loc["M2D", "published"])
     text = (tmp_path / "step2.md").read_text()

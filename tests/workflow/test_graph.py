@@ -263,6 +263,23 @@ def test_learning_rates_are_searched_before_they_are_used_and_only_where_asked_f
     )
 
 
+def test_step_2_and_the_members_of_its_soft_labels_search_only_where_asked_for(clone, tmp_path):
+    path = tmp_path / "search.yaml"
+    search = "recipe: {learning_rate: search}, search: {grid: [1.0e-5, 2.0e-5, 3.0e-5]}"
+    path.write_text(f"step2: {{{search}, soft_labels: {{logits: null, index: null, members: [M2D]}}}}")
+    planned = jobs(run := snakemake(clone, "-n", "results/table1.csv", "--configfile", str(path)))
+    # two models of Step 2 and one member, three rates
+    assert (planned["search_step2"], planned["choose_step2"], planned["weak_member"]) == (9, 3, 1)
+    assert not [rule for rule in planned if rule.startswith(("search_t", "search_students"))]
+    inputs = {out: set(text.split(", ")) for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
+    assert "results/search/step2/trained/ASiT.json" in inputs["results/checkpoints/step2/ASiT/model.safetensors"]
+    assert "results/search/step2/members/M2D.json" in inputs["results/checkpoints/weak_members/M2D/model.safetensors"]
+    step1 = {"results/checkpoints/step1/ASiT/model.safetensors", "data/store/weak/0000.h5", "data/coverage/weak.tsv"}
+    tried = inputs["results/search/step2/trained/ASiT/2e-05/result.json"]
+    assert tried >= step1 | {"results/ensembles/step2/clips.h5"}
+    assert "results/ensembles/step2/clips.h5" not in inputs["results/search/step2/members/M2D/2e-05/result.json"]
+
+
 def test_a_search_that_evaluation_clips_judge_reads_them_and_waits_for_them(clone, tmp_path):
     path = tmp_path / "search.yaml"
     path.write_text("teacher: {recipe: {learning_rate: search}, search: {grid: [1.0e-4], judged_on: eval}}")

@@ -32,73 +32,51 @@ for step, name, folder, models in (
                 "../../scripts/checkpoint.py"
 
 
-for pack in plan.packs(plan.step2_trained):
+# Step 2 of the models that are trained here, and the models whose averaged logits it learns from: these are trained on
+# labels alone.
+for name, folder, setting, soft, job in (
+    ("step2", "step2", "trained", plan.clip_soft_labels(), plan.step2_job),
+    ("weak_member", "weak_members", "members", [], plan.weak_member_job),
+):
+    models = plan.models_of("step2", setting)
 
-    rule:
-        name:
-            pack.rule("step2")
-        input:
-            **plan.weak_clips(),
-            coverage=ancient(plan.coverage(*GROUPS)),
-            weights=pack.files(f"{R}/checkpoints/step1/{{model}}/model.safetensors"),
-            specs=pack.files(f"{R}/checkpoints/step1/{{model}}/spec.json"),
-            soft_labels=plan.clip_soft_labels(),
-        output:
-            weights=pack.files(f"{R}/checkpoints/step2/{{model}}/model.safetensors"),
-            specs=pack.files(f"{R}/checkpoints/step2/{{model}}/spec.json"),
-            histories=pack.files(f"{R}/checkpoints/step2/{{model}}/history.jsonl"),
-        log:
-            f"{R}/logs/step2/{pack.log}.log",
-        benchmark:
-            f"{R}/benchmarks/step2/{pack.log}.tsv"
-        wildcard_constraints:
-            model="|".join(plan.step2_trained),
-        conda:
-            "../envs/framekd.yaml"
-        threads: plan.threads("step2")
-        resources:
-            **plan.resources("step2"),
-        params:
-            **plan.params(plan.step2_job, pack),
-        script:
-            "../../scripts/step2.py"
+    for pack in plan.packs(models):
 
-
-# Soft labels for Step 2 from models of this run: trained on labels alone, and averaged.
-for pack in plan.packs(plan.weak_members):
-
-    rule:
-        name:
-            pack.rule("weak_member")
-        input:
-            **plan.weak_clips(),
-            coverage=ancient(plan.coverage(*GROUPS)),
-            weights=pack.files(f"{R}/checkpoints/step1/{{model}}/model.safetensors"),
-            specs=pack.files(f"{R}/checkpoints/step1/{{model}}/spec.json"),
-            soft_labels=[],
-        output:
-            weights=pack.files(
-                f"{R}/checkpoints/weak_members/{{model}}/model.safetensors"
-            ),
-            specs=pack.files(f"{R}/checkpoints/weak_members/{{model}}/spec.json"),
-            histories=pack.files(
-                f"{R}/checkpoints/weak_members/{{model}}/history.jsonl"
-            ),
-        log:
-            f"{R}/logs/weak_members/{pack.log}.log",
-        benchmark:
-            f"{R}/benchmarks/weak_members/{pack.log}.tsv"
-        wildcard_constraints:
-            model="|".join(plan.weak_members),
-        conda:
-            "../envs/framekd.yaml"
-        threads: plan.threads("step2")
-        resources:
-            **plan.resources("step2"),
-        params:
-            **plan.params(plan.weak_member_job, pack),
-        script:
-            "../../scripts/step2.py"
+        rule:
+            name:
+                pack.rule(name)
+            input:
+                **plan.weak_clips(),
+                coverage=ancient(plan.coverage(*GROUPS)),
+                weights=pack.files(f"{R}/checkpoints/step1/{{model}}/model.safetensors"),
+                specs=pack.files(f"{R}/checkpoints/step1/{{model}}/spec.json"),
+                soft_labels=soft,
+                rates=lambda w, setting=setting, pack=pack: plan.rates(
+                    "step2", setting, pack.of(w)
+                ),
+            output:
+                weights=pack.files(
+                    f"{R}/checkpoints/{folder}/{{model}}/model.safetensors"
+                ),
+                specs=pack.files(f"{R}/checkpoints/{folder}/{{model}}/spec.json"),
+                histories=pack.files(
+                    f"{R}/checkpoints/{folder}/{{model}}/history.jsonl"
+                ),
+            log:
+                f"{R}/logs/{folder}/{pack.log}.log",
+            benchmark:
+                f"{R}/benchmarks/{folder}/{pack.log}.tsv"
+            wildcard_constraints:
+                model="|".join(models),
+            conda:
+                "../envs/framekd.yaml"
+            threads: plan.threads("step2")
+            resources:
+                **plan.resources("step2"),
+            params:
+                **plan.params(job, pack),
+            script:
+                "../../scripts/step2.py"
 
 
 if plan.weak_members:
@@ -106,14 +84,7 @@ if plan.weak_members:
     rule weak_ensemble:
         input:
             **plan.weak_clips(),
-            weights=[
-                f"{R}/checkpoints/weak_members/{model}/model.safetensors"
-                for model in plan.weak_members
-            ],
-            specs=[
-                f"{R}/checkpoints/weak_members/{model}/spec.json"
-                for model in plan.weak_members
-            ],
+            **plan.checkpoints("weak_members", plan.weak_members),
         output:
             f"{R}/ensembles/step2/clips.h5",
         log:

@@ -1,7 +1,6 @@
-# Step 3: teachers and students of each setting, architecture and seed, and the searches of their learning rates.
+# Step 3: teachers and students of each setting, architecture and seed.
 for stage in STAGES:
     one = stage.removesuffix("s")
-    searched = dict.fromkeys(setting for setting, _ in plan.searches(stage))
 
     # A job trains `models_per_job` models with `seeds_per_job` seeds each.
     for pack in plan.packs(cfg.models, cfg.seeds):
@@ -42,57 +41,3 @@ for stage in STAGES:
                 **plan.params(plan.train_job, stage, pack),
             script:
                 "../../scripts/train.py"
-
-    # Where a recipe says `learning_rate: search`: a training per rate of the grid, then the choice.
-    rule:
-        name:
-            f"search_{stage}"
-        input:
-            unpack(lambda w: plan.start(w.setting, [w.model])),
-            unpack(lambda w, stage=stage: plan.search_clips(stage, w.setting)),
-            coverage=ancient(
-                lambda w, stage=stage: plan.search_coverage(stage, w.setting)
-            ),
-            soft_labels=lambda w, stage=stage: plan.soft_labels(stage, w.setting),
-        output:
-            f"{R}/search/{stage}/{{setting}}/{{model}}/{{rate}}/result.json",
-        log:
-            f"{R}/logs/search/{stage}/{{setting}}/{{model}}/{{rate}}.log",
-        benchmark:
-            f"{R}/benchmarks/search/{stage}/{{setting}}/{{model}}/{{rate}}.tsv"
-        wildcard_constraints:
-            setting="|".join(searched) or "none",
-            rate=r"[\d.e+-]+",
-        conda:
-            "../envs/framekd.yaml"
-        threads: plan.threads(one)
-        resources:
-            **plan.resources(one),
-        params:
-            **plan.params(plan.search_job, stage),
-        script:
-            "../../scripts/search.py"
-
-    rule:
-        name:
-            f"choose_{stage}"
-        input:
-            lambda w, stage=stage: plan.candidates(stage, w.setting, w.model),
-        output:
-            rate=f"{R}/search/{stage}/{{setting}}/{{model}}.json",
-            candidates=f"{R}/search/{stage}/{{setting}}/{{model}}/candidates.json",
-        log:
-            f"{R}/logs/choose/{stage}/{{setting}}/{{model}}.log",
-        benchmark:
-            f"{R}/benchmarks/choose/{stage}/{{setting}}/{{model}}.tsv"
-        wildcard_constraints:
-            setting="|".join(searched) or "none",
-        conda:
-            "../envs/framekd.yaml"
-        threads: plan.threads("table")
-        resources:
-            **plan.resources("table"),
-        params:
-            **plan.params(plan.choose_job, stage),
-        script:
-            "../../scripts/choose.py"

@@ -9,7 +9,17 @@ from framekd.config.base import Block, UserError, difference, field, identity, m
 from framekd.config.data import GROUPS, LABEL_FILES, AudioSet, Download, Miniature
 from framekd.config.downstream import Downstream, Task
 from framekd.config.load import Config, load, load_files
-from framekd.config.recipe import SEARCH, Augment, HeadRecipe, Recipe, Search, TeacherRecipe, TrainRecipe, WeakRecipe
+from framekd.config.recipe import (
+    SEARCH,
+    Augment,
+    HeadRecipe,
+    Recipe,
+    Search,
+    TeacherRecipe,
+    TrainRecipe,
+    WeakRecipe,
+    WeakSearch,
+)
 from framekd.config.stages import (
     MODELS,
     SETTINGS,
@@ -64,6 +74,7 @@ __all__ = [
     "UserError",
     "Watch",
     "WeakRecipe",
+    "WeakSearch",
     "difference",
     "field",
     "identity",

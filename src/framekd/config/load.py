@@ -91,9 +91,9 @@ class Config(Block):
             self.setting(name)
         self.soft_files()
         for key, recipe in self._recipes():
-            searches = key.split(".")[0] in ("teacher", "student", "settings")
+            searches = key.split(".")[0] in ("step2", "teacher", "student", "settings")
             if recipe.searches() and not searches:
-                raise ValueError(f"{key}.learning_rate: only teachers and students search; write a number")
+                raise ValueError(f"{key}.learning_rate: only Step 2, teachers and students search; write a number")
             for name in recipe.per_model:
                 if name not in MODELS and name not in self.models:
                     raise ValueError(f"{key}.per_model names {name!r}, which is none of {', '.join(self.models)}")

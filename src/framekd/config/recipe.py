@@ -43,7 +43,7 @@ class HeadRecipe(Block):
     epoch_clips: int = field(100_000, "clips drawn per epoch", ge=1)
     batch_size: int = field(256, "clips per step, over all devices", ge=1)
     learning_rate: float | Literal["search"] | dict[str, float | Literal["search"]] = field(
-        1e-4, "peak learning rate; one number, or one per model; `search` tries the grid (teachers and students)"
+        1e-4, "peak learning rate; one number, or one per model; `search` tries the grid (Step 2, teachers, students)"
     )
     optimiser: Literal["adam", "adamw", "sgd"] = field("adam", "optimiser")
     betas: tuple[float, float] = field((0.9, 0.999), "Adam's betas")
@@ -181,22 +181,36 @@ class Recipe(TeacherRecipe):
 HeadRecipe.ELSEWHERE = frozenset(Recipe.model_fields)
 
 
-class Search(Block):
-    """Choosing the learning rate of a recipe that says ``learning_rate: search`` (Sec. 3.3)."""
+class RateSearch(Block):
+    """Choosing the learning rate of a recipe that says ``learning_rate: search``."""
+
+    grid: list[float] = field([], "rates that are tried, one training each")
+    seed: int = field(1, "seed of these trainings and of the choice of clips that judge them")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not self.grid or len(set(self.grid)) != len(self.grid) or min(self.grid) <= 0:
+            raise ValueError("grid needs different positive rates, at least one; write grid: [1.0e-4, 3.0e-4]")
+        return self
+
+
+class Search(RateSearch):
+    """The search of teachers and students (Sec. 3.3)."""
 
     grid: list[float] = field([7e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3], "rates that are tried, one training each")
-    seed: int = field(1, "seed of these trainings and of the choice of clips that judge them")
     judged_on: Literal["train", "eval"] = field(
         "train", "clips that judge: a part of the training clips, held out, or the evaluation clips"
     )
     share: float = field(0.05, "share of the training clips that judges, with judged_on: train", gt=0, lt=1)
     criterion: Literal["psds1", "loss"] = field("psds1", "what decides: the highest PSDS1 or the lowest loss on labels")
 
-    @model_validator(mode="after")
-    def _possible(self) -> Search:
-        if not self.grid or len(set(self.grid)) != len(self.grid) or min(self.grid) <= 0:
-            raise ValueError("grid needs different positive rates, at least one; write grid: [1.0e-4, 3.0e-4]")
-        return self
+
+class WeakSearch(RateSearch):
+    """The search of Step 2: training clips that are held out judge."""
+
+    grid: list[float] = field([1e-5, 2e-5, 5e-5, 1e-4], "rates that are tried, one training each")
+    share: float = field(0.01, "share of the training clips that judges", gt=0, lt=1)
+    criterion: Literal["map", "loss"] = field("map", "what decides: the highest mAP or the lowest loss on clip labels")
 
 
 def recipe_of(kind: type[HeadRecipe], **values: Any) -> Any:

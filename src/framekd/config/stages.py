@@ -20,6 +20,7 @@ from framekd.config.recipe import (
     Search,
     TeacherRecipe,
     WeakRecipe,
+    WeakSearch,
     recipe_of,
 )
 
@@ -171,6 +172,9 @@ class Step2(Block):
     )
     recipe: WeakRecipe = Field(
         default_factory=recipe_of(WeakRecipe, **WEAK), description="training on clip labels and soft labels"
+    )
+    search: WeakSearch = field(
+        WeakSearch, "how its learning rate is chosen, where the recipe says `learning_rate: search`"
     )
 
     @model_validator(mode="after")

@@ -15,6 +15,9 @@ from framekd.config import UserError
 from framekd.files import write_json
 from framekd.memory import keep_freed_memory
 
+OTHERS_KEPT = "the others are finished and kept"
+"""What a job says at last of which some pieces failed: see :func:`framekd.pipeline.kept.each`."""
+
 
 @contextlib.contextmanager
 def job_log(snakemake: Any) -> Iterator[None]:

@@ -7,15 +7,26 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from framekd.config import UserError
+from framekd.config import Search, UserError
 from framekd.data import ClipSet
 from framekd.files import write_json
-from framekd.jobs import ChooseJob, SearchJob
+from framekd.jobs import ChooseJob, SearchJob, Step2Job, TrainJob
 from framekd.models import FrameModel
 from framekd.pipeline.evaluate import score
-from framekd.pipeline.train import Inputs, label_loss, split, strong_clips, train_one
+from framekd.pipeline.kept import give_back, keep, key
+from framekd.pipeline.train import (
+    Inputs,
+    clip_soft_labels,
+    label_loss,
+    split,
+    strong_clips,
+    train_one,
+    train_one_weak,
+    weak_clips,
+)
+from framekd.pipeline.watch import weak_map
 from framekd.train import Diverged, Fit, is_main, launch
 
 
@@ -24,31 +35,44 @@ def try_rate(job: SearchJob, *, inputs: Inputs, out: str, processes: int = 1) ->
 
     Args:
         job: what is trained, and how it is judged.
-        inputs: as :func:`framekd.pipeline.train.train_strong`, with eval_strong.
+        inputs: as :func:`framekd.pipeline.train.train_strong`, with eval_strong where evaluation clips judge, or (Step
+            2) as :func:`framekd.pipeline.train.train_weak`.
         out: JSON with the rate, its value, the number of judging clips and the history.
         processes: how many train the model together.
     """
-    launch(_try_rate, job, dict(inputs), Path(out), processes=processes)
+    name = key(job, inputs)
+    if not give_back([out], name):
+        launch(_try_rate, job, dict(inputs), Path(out), name, processes=processes)
 
 
-def _try_rate(job: SearchJob, inputs: Inputs, out: Path) -> None:
-    search, recipe = job.search, job.train.recipes[job.model]
-    clips = strong_clips(inputs)
-    if search.judged_on == "train":
-        clips, judges = split(clips, search.share, seed=search.seed, purpose="search clips")
-    else:
+def _try_rate(job: SearchJob, inputs: Inputs, out: Path, name: str) -> None:
+    search, train = job.search, job.train
+    clips = weak_clips(inputs) if isinstance(train, Step2Job) else strong_clips(inputs)
+    if isinstance(search, Search) and search.judged_on == "eval":
         judges = strong_clips(inputs, "eval")
-    known = {"learning_rate": recipe.rate(job.model), "criterion": search.criterion, "clips": len(judges)}
+    else:
+        clips, judges = split(clips, search.share, seed=search.seed, purpose="search clips")
+    rate = train.recipes[job.model].rate(job.model)
+    known = {"learning_rate": rate, "criterion": search.criterion, "clips": len(judges)}
 
     def finish(model: FrameModel, result: Fit) -> None:
         value = judge(model, judges, job)
         sentence = None if value is not None else "the weights are not finite after the last step"
         about = {"value": value, "diverged": sentence, **result.provenance, "history": result.history}
         write_json(out, known | about)
+        keep([out], name)
 
     start = Path(inputs["weights"][0]).parent
     try:
-        train_one(job.train, recipe, clips, inputs, start=start, seed=search.seed, directory=out.parent, finish=finish)
+        if isinstance(train, TrainJob):
+            of_strong = train.recipes[job.model]
+            train_one(
+                train, of_strong, clips, inputs, start=start, seed=search.seed, directory=out.parent, finish=finish
+            )
+        else:
+            of_weak = train.recipes[job.model]
+            soft = clip_soft_labels(inputs, clips) if of_weak.distillation_weight > 0 else None
+            train_one_weak(train, of_weak, clips, soft, start=start, directory=out.parent, finish=finish)
     except Diverged as error:
         if is_main():
             resume = out.parent / ".resume"
@@ -59,12 +83,16 @@ def _try_rate(job: SearchJob, inputs: Inputs, out: Path) -> None:
 
 
 def judge(model: FrameModel, clips: ClipSet, job: SearchJob) -> float | None:
-    """PSDS1 (or the loss on labels) of `model` on `clips`; None if its weights are not finite."""
+    """PSDS1, mAP or the loss on labels of `model` on `clips`; None if its weights are not finite."""
     if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
         return None
     if job.search.criterion == "loss":
-        value = label_loss(model, clips, batch_size=job.batch_size)
+        kind: Literal["strong", "weak"] = "weak" if isinstance(job.train, Step2Job) else "strong"
+        value = label_loss(model, clips, batch_size=job.batch_size, kind=kind)
+    elif job.search.criterion == "map":
+        value = weak_map(model, clips, batch_size=job.batch_size).value
     else:
+        assert job.median_seconds is not None
         found, _ = score([model], clips, median_seconds=job.median_seconds, batch_size=job.batch_size)
         value = found[0].at(0.0)
     return value if math.isfinite(value) else None
@@ -82,18 +110,19 @@ def choose_rate(job: ChooseJob, *, results: Sequence[str], rate: str, candidates
         {key: result[key] for key in ("learning_rate", "value", "diverged")}
         for result in sorted(found, key=lambda result: result["learning_rate"])
     ]
-    which = "training clips held out" if search.judged_on == "train" else "evaluation clips"
-    what = "highest psds1" if search.criterion == "psds1" else "lowest loss"
+    on_eval = isinstance(search, Search) and search.judged_on == "eval"
+    which = "evaluation clips" if on_eval else "training clips held out"
+    what = "lowest loss" if search.criterion == "loss" else f"highest {search.criterion}"
     how = f"{what} on {best['clips']} {which}, seed {search.seed}; of equal rates the lower"
     write_json(rate, {"learning_rate": best["learning_rate"]})
     write_json(candidates, {"learning_rate": best["learning_rate"], "chosen_by": how, "candidates": figures})
 
 
 def choose(results: Sequence[Mapping[str, Any]], *, criterion: str) -> Mapping[str, Any]:
-    """The best of `results`: highest psds1 or lowest loss, of equals the lower rate; no value is the worst."""
+    """The best of `results`: highest score or lowest loss, of equals the lower rate; no value is the worst."""
     whole = [result for result in results if result["value"] is not None]
     if not whole:
         rates = ", ".join(f"{result['learning_rate']:g}" for result in results)
         raise UserError(f"no rate of the search trains without diverging ({rates}); write lower ones into search: grid")
-    sign = -1 if criterion == "psds1" else 1
+    sign = 1 if criterion == "loss" else -1
     return min(whole, key=lambda result: (sign * result["value"], result["learning_rate"]))

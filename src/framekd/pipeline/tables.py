@@ -19,14 +19,9 @@ def write_table(job: TableJob, *, scores: Sequence[str], csv: str) -> None:
             one per downstream job.
         csv: the table.
     """
-    if job.table == "published":
-        tables.write_published(scores, csv)
-    elif job.table in ("table2", "step2"):
-        by_file = {"table2": tables.write_table2, "step2": tables.write_step2}[job.table]
-        by_file(scores, csv, miniature=job.miniature)
-    else:
-        write = {"table1": tables.write_table1, "teachers": tables.write_teachers}[job.table]
-        write(_by_setting(job.settings, scores), csv, miniature=job.miniature)
+    by_setting = job.table in ("table1", "teachers")
+    found = _by_setting(job.settings, scores) if by_setting else scores
+    tables.write_table(job.table, found, csv, miniature=job.miniature)
     remove_partial_table(csv)
 
 

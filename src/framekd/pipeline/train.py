@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,21 +14,22 @@ from torch import nn
 
 from framekd import checkpoints
 from framekd.clip_soft_labels import ClipSoftLabels
-from framekd.config import SEARCH, Recipe, UserError
+from framekd.config import SEARCH, Recipe, TrainRecipe, UserError, WeakRecipe
 from framekd.data import ClipSet, Loader, chunks, strong_set, weak_set
 from framekd.ensemble import SoftLabels
+from framekd.graph import HISTORY, SPEC, WEIGHTS
 from framekd.inference import default_device
 from framekd.jobs import Step2Job, TrainJob
 from framekd.labels import ClassList, derive_classes, read_display_names, read_strong, read_weak_classes
 from framekd.models import FrameModel
 from framekd.pipeline.checkpoints import provenance, start_from
+from framekd.pipeline.kept import each, give_back, keep, key
 from framekd.pipeline.watch import hold_out, strong_metrics, watched_clips, weak_metrics
 from framekd.store import Store
 from framekd.train import (
     Fit,
     Objective,
     RunOptions,
-    Stopped,
     Validation,
     fit,
     is_main,
@@ -38,6 +39,7 @@ from framekd.train import (
     validation_loss,
 )
 
+R = TypeVar("R", bound=TrainRecipe)
 Inputs = Mapping[str, Any]
 """Files of a job by the names that its rule gives them: a path, or a list of paths."""
 
@@ -51,36 +53,60 @@ def processes(gpus: int) -> int:
 
 
 def train_weak(job: Step2Job, *, inputs: Inputs, weights: Sequence[str], processes: int = 1) -> None:
-    """Train each model of `job` on clip labels.
+    """Train each model of `job` on clip labels, and on soft labels where it distils.
 
     Args:
         job: the recipe of each model.
-        inputs: stores, segments, class_labels; `weights` to start from, by model; `soft_labels`: the logits of clips
-            and (of .npy) their index, or nothing.
+        inputs: stores, segments, class_labels; `weights` to start from, by model; `rates`, files with the rates that
+            searches chose, of the models whose recipe says "search"; `soft_labels`: the logits of clips and (of .npy)
+            their index, or nothing.
         weights: outputs, by model.
         processes: how many train a model together.
     """
-    late = None
-    for name, start, out in zip(job.recipes, inputs["weights"], weights, strict=True):
-        leave_if(late)
-        folders = Path(start).parent, Path(out).parent
-        late = launch(_train_weak, job, dict(inputs), name, *folders, processes=processes)
+    starts = zip(with_rates(job.recipes, inputs["rates"]).items(), inputs["weights"], weights, strict=True)
+    each(
+        (name, partial(_weak, job, inputs, recipe, Path(start).parent, Path(out).parent, processes))
+        for (name, recipe), start, out in starts
+    )
 
 
-def leave_if(late: str | None) -> None:
-    """End the job before its next training if a signal came too late to stop the last one."""
-    if late is not None:
-        raise Stopped(f"{late} came at the end of a training; the next one has not begun")
+def with_rates(recipes: Mapping[str, R], rates: Sequence[str]) -> dict[str, R]:
+    """Recipes by model, in which the rates that searches chose stand for "search"; `rates` are their files in order."""
+    files = iter(rates)
+    return {
+        model: recipe.model_copy(update={"learning_rate": json.loads(Path(next(files)).read_text())["learning_rate"]})
+        if recipe.learning_rate == SEARCH
+        else recipe
+        for model, recipe in recipes.items()
+    }
 
 
-def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory: Path) -> str | None:
-    recipe = job.recipes[name]
+def _of_one(inputs: Inputs, start: Path) -> dict[str, Any]:
+    """The inputs of one training among those of a job."""
+    return {**inputs, "weights": [str(start / WEIGHTS)], "specs": [str(start / SPEC)], "rates": []}
+
+
+def _outputs(directory: Path) -> list[Path]:
+    return [directory / name for name in (WEIGHTS, SPEC, HISTORY)]
+
+
+def _weak(
+    job: Step2Job, inputs: Inputs, recipe: WeakRecipe, start: Path, directory: Path, processes: int
+) -> str | None:
+    own = _of_one(inputs, start)
+    name = key(job, own, recipes=recipe)
+    if give_back(_outputs(directory), name):
+        return None
+    return launch(_train_weak, job, own, recipe, start, directory, name, processes=processes)
+
+
+def _train_weak(
+    job: Step2Job, inputs: Inputs, recipe: WeakRecipe, start: Path, directory: Path, name: str
+) -> str | None:
     clips = weak_clips(inputs)
     soft = clip_soft_labels(inputs, clips) if recipe.distillation_weight > 0 else None
-    model = start_from(start, clips, recipe, generator=torch_generator(job.seed, "init"))
-    kept, sample = hold_out(clips, None, job.watch)
 
-    def finish(result: Fit) -> None:
+    def finish(model: FrameModel, result: Fit) -> None:
         note = provenance(
             start,
             seed=job.seed,
@@ -89,20 +115,37 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
             **result.provenance,
         )
         checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
+        keep(_outputs(directory), name)
 
+    return train_one_weak(job, recipe, clips, soft, start=start, directory=directory, finish=finish).signal
+
+
+def train_one_weak(
+    job: Step2Job,
+    recipe: WeakRecipe,
+    clips: ClipSet,
+    soft: ClipSoftLabels | None,
+    *,
+    start: Path,
+    directory: Path,
+    finish: Callable[[FrameModel, Fit], None],
+) -> Fit:
+    """Train one model on clip labels of `clips`; `finish` gets it before the saved state of the run is removed."""
+    model = start_from(start, clips, recipe, generator=torch_generator(job.seed, "init"))
+    kept, sample = hold_out(clips, None, job.watch)
     return fit(
         model,
         Loader(kept, recipe, seed=job.seed, soft=soft),
         recipe,
-        lr=recipe.rate(name),
+        lr=recipe.rate(model.name),
         seed=job.seed,
         objective=Objective("weak", distillation_weight=recipe.distillation_weight),
         directory=directory,
         watch=watched_clips(kept, sample, job.watch, weak_metrics),
-        finish=finish,
+        finish=lambda result: finish(model, result),
         identity={"start": str(start), "clips": len(kept)},
         options=RunOptions(tracking=job.tracking),
-    ).signal
+    )
 
 
 def weak_clips(inputs: Inputs) -> ClipSet:
@@ -144,31 +187,39 @@ def train_strong(job: TrainJob, *, inputs: Inputs, weights: Sequence[str], proce
         weights: outputs, by model, then by seed.
         processes: how many train a model together.
     """
-    rates, outputs, late = iter(inputs["rates"]), iter(weights), None
-    for recipe, start in zip(job.recipes.values(), inputs["weights"], strict=True):
-        if recipe.learning_rate == SEARCH:
-            chosen = json.loads(Path(next(rates)).read_text())["learning_rate"]
-            recipe = recipe.model_copy(update={"learning_rate": chosen})
-        runs = {seed: next(outputs) for seed in job.seeds}
-        leave_if(late)
-        late = launch(_train_strong, job, dict(inputs), recipe, Path(start).parent, runs, processes=processes)
+    recipes = with_rates(job.recipes, inputs["rates"])
+    starts = zip(recipes, map(Path, inputs["weights"]), strict=True)
+    members = [(name, start.parent, seed) for name, start in starts for seed in job.seeds]
+    each(
+        (f"{name} seed {seed}", partial(_strong, job, inputs, recipes[name], start, seed, Path(out).parent, processes))
+        for (name, start, seed), out in zip(members, weights, strict=True)
+    )
 
 
-def _train_strong(job: TrainJob, inputs: Inputs, recipe: Recipe, start: Path, runs: Mapping[int, str]) -> str | None:
-    clips, late = strong_clips(inputs), None
-    for seed, out in runs.items():
-        leave_if(late)
+def _strong(
+    job: TrainJob, inputs: Inputs, recipe: Recipe, start: Path, seed: int, directory: Path, processes: int
+) -> str | None:
+    own = _of_one(inputs, start)
+    name = key(job, own, recipes=recipe, seed=seed)
+    if give_back(_outputs(directory), name):
+        return None
+    return launch(_train_strong, job, own, recipe, start, seed, directory, name, processes=processes)
 
-        def finish(model: FrameModel, result: Fit, seed: int = seed, directory: Path = Path(out).parent) -> None:
-            about = {"recipe": recipe.model_dump(mode="json"), "step": result.kept_step, **result.provenance}
-            if job.missing_clips == "labels":  # a ready-made file, which no other stage of the run records
-                about["soft_labels"] = inputs["soft_labels"][0]
-            note = provenance(start, seed=seed, **about)
-            checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
 
-        folder = Path(out).parent
-        late = train_one(job, recipe, clips, inputs, start=start, seed=seed, directory=folder, finish=finish).signal
-    return late
+def _train_strong(
+    job: TrainJob, inputs: Inputs, recipe: Recipe, start: Path, seed: int, directory: Path, name: str
+) -> str | None:
+    clips = strong_clips(inputs)
+
+    def finish(model: FrameModel, result: Fit) -> None:
+        about = {"recipe": recipe.model_dump(mode="json"), "step": result.kept_step, **result.provenance}
+        if job.missing_clips == "labels":  # a ready-made file, which no other stage of the run records
+            about["soft_labels"] = inputs["soft_labels"][0]
+        note = provenance(start, seed=seed, **about)
+        checkpoints.save_checkpoint(directory, model, classes=clips.classes.names, provenance=note)
+        keep(_outputs(directory), name)
+
+    return train_one(job, recipe, clips, inputs, start=start, seed=seed, directory=directory, finish=finish).signal
 
 
 def train_one(
@@ -244,7 +295,9 @@ def split(clips: ClipSet, share: float, *, seed: int, purpose: str = "validation
     return clips.select(np.sort(order[held:])), clips.select(np.sort(order[:held]))
 
 
-def label_loss(model: nn.Module, clips: ClipSet, *, batch_size: int) -> float:
-    """Mean loss on the frame labels of `clips`, without soft labels."""
+def label_loss(
+    model: nn.Module, clips: ClipSet, *, batch_size: int, kind: Literal["strong", "weak"] = "strong"
+) -> float:
+    """Mean loss on the frame (or, "weak", the clip) labels of `clips`, without soft labels."""
     batches = chunks(clips, batch_size)
-    return validation_loss(model, batches, objective=Objective("strong"), device=default_device())["val/loss"]
+    return validation_loss(model, batches, objective=Objective(kind), device=default_device())["val/loss"]

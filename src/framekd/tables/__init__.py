@@ -13,10 +13,7 @@ from framekd.tables.output import (
     write_partial,
     write_published,
     write_significance,
-    write_step2,
-    write_table1,
-    write_table2,
-    write_teachers,
+    write_table,
 )
 from framekd.tables.rows import (
     AVERAGE,
@@ -63,8 +60,5 @@ __all__ = [
     "write_partial",
     "write_published",
     "write_significance",
-    "write_step2",
-    "write_table1",
-    "write_table2",
-    "write_teachers",
+    "write_table",
 ]

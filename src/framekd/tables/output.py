@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -122,6 +122,9 @@ def _write_all(path: Path, frame: pd.DataFrame, wide: pd.DataFrame, *, title: st
     write_text(path.with_suffix(".tex"), latex(wide, title=title, label=f"tab:{path.stem}", notes=notes))
 
 
+PUBLISHED_NOTE = (
+    "Each cell: PSDS1 (the paper's value, difference). Shared clips are those that the authors evaluated on too."
+)
 TITLES = {
     "step2": "Mean average precision (percent) on AudioSet's evaluation clips after Step 2.",
     "published": "PSDS1 (percent, without variance penalty) of the published Step 3 checkpoints.",
@@ -131,53 +134,41 @@ TITLES = {
 }
 
 
-def write_table1(
-    settings: Paths, csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
+TABLES: dict[str, tuple[Callable[..., pd.DataFrame], Callable[[pd.DataFrame], pd.DataFrame]]] = {
+    "table1": (table1, wide_settings),
+    "teachers": (teachers, wide_settings),
+    "table2": (table2, wide_table2),
+    "step2": (step2, wide_step2),
+    "published": (published_models, wide_published),
+}
+"""Table → what builds it from scores, and what lays it out for people."""
+
+
+def write_table(
+    name: str,
+    scores: Paths | Iterable[str | Path],
+    csv: str | Path,
+    *,
+    miniature: bool = False,
+    published_dir: str | Path = PUBLISHED,
 ) -> pd.DataFrame:
-    """Write Table I to `csv`, and as .md and .tex beside it. settings: .csv of each evaluation."""
-    frame = table1(settings, published_dir=published_dir)
-    _write_all(Path(csv), frame, wide_settings(frame), title=TITLES["table1"], notes=notes_of(miniature=miniature))
-    return frame
+    """Write a table to `csv`, and as .md and .tex beside it.
 
-
-def write_teachers(
-    settings: Paths, csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
-) -> pd.DataFrame:
-    """Write the teachers' table to `csv`, and as .md and .tex beside it. settings: .csv of each evaluation."""
-    frame = teachers(settings, published_dir=published_dir)
-    _write_all(Path(csv), frame, wide_settings(frame), title=TITLES["teachers"], notes=notes_of(miniature=miniature))
-    return frame
-
-
-def write_table2(
-    paths: Iterable[str | Path], csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
-) -> pd.DataFrame:
-    """Write Table II to `csv`, and as .md and .tex beside it. paths: .csv of the downstream jobs."""
-    frame = table2(paths, published_dir=published_dir)
-    _write_all(Path(csv), frame, wide_table2(frame), title=TITLES["table2"], notes=notes_of(miniature=miniature))
-    return frame
-
-
-def write_step2(
-    paths: Iterable[str | Path], csv: str | Path, *, miniature: bool = False, published_dir: str | Path = PUBLISHED
-) -> pd.DataFrame:
-    """Write Step 2's table to `csv`, and as .md and .tex beside it. paths: .csv of each model."""
-    frame = step2(paths, published_dir=published_dir)
-    notes = ["Each cell: mAP (published value, difference)."] + ([MINIATURE_NOTE] if miniature else [])
-    _write_all(Path(csv), frame, wide_step2(frame), title=TITLES["step2"], notes=notes)
-    return frame
-
-
-def write_published(
-    paths: Iterable[str | Path], csv: str | Path, *, published_dir: str | Path = PUBLISHED
-) -> pd.DataFrame:
-    """Write the published models' table to `csv`, and as .md and .tex beside it. paths: .csv of each model."""
-    frame = published_models(paths, published_dir=published_dir)
-    notes = [
-        "Each cell: PSDS1 (the paper's value, difference). Shared clips are those that the authors evaluated on too.",
-        *dict.fromkeys(note for note in frame["note"] if note),
-    ]
-    _write_all(Path(csv), frame, wide_published(frame), title=TITLES["published"], notes=notes)
+    Args:
+        name: "table1", "teachers", "table2", "step2" or "published".
+        scores: .csv files of evaluations (by setting), of downstream jobs, or of single models.
+        csv: the table.
+        miniature: whether the data are the miniature's, which a note says.
+        published_dir: folder of the paper's numbers.
+    """
+    build, layout = TABLES[name]
+    frame = build(scores, published_dir=published_dir)
+    notes = notes_of(miniature=miniature)
+    if name == "step2":
+        notes = ["Each cell: mAP (published value, difference)."] + ([MINIATURE_NOTE] if miniature else [])
+    elif name == "published":
+        notes = [PUBLISHED_NOTE, *dict.fromkeys(note for note in frame["note"] if note)]
+    _write_all(Path(csv), frame, layout(frame), title=TITLES[name], notes=notes)
     return frame
 
 

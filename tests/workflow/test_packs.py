@@ -1,0 +1,80 @@
+"""Jobs of several trainings, of which one fails for good: a real run of students, in packs."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, copy_repository, jobs, snakemake
+from filelock import FileLock
+
+TABLE, FROM_STUDENT = "results/students/table1.csv", "results/students/downstream/DC16-T2/fPaSST/full.csv"
+CONFIG = ("--configfile", "config/demo.yaml", "students.yaml")
+RUN = ("--cores", "2", "--keep-going", TABLE, FROM_STUDENT, *CONFIG)
+
+
+def rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    with path.open(newline="") as file:
+        return {(row["setting"], row["model"]): row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """A copy of the repository in which the students have been trained and scored."""
+    folder = copy_repository(tmp_path_factory.mktemp("packs") / "framekd")
+    shutil.copy(ROOT / "tests/workflow/students.yaml", folder)
+    run = snakemake(folder, *RUN)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
+    return folder
+
+
+def test_a_student_that_fails_in_a_pack_costs_its_own_cell_and_nothing_else(done):
+    out = done / "results/students"
+    before, transferred = rows(out / "table1.csv"), (out / "downstream/DC16-T2/fPaSST/full.csv").read_bytes()
+    for path in [*out.glob("table1.*"), *out.glob("downstream/DC16-T2/*/full.csv")]:
+        path.unlink()
+    shutil.rmtree(out / "students"), shutil.rmtree(out / "evaluation/students")
+    broken = out / "students/proposed/fPaSST/seed2/.resume"
+    broken.mkdir(parents=True)
+    with FileLock(broken / "lock"):
+        run = snakemake(done, *RUN)
+    said = run.stdout + run.stderr
+    assert run.returncode != 0 and said.count("Second pass, one training per job") == 1, said[-4000:]
+    log = (out / "logs/students/proposed/pack1/seed1_2.log").read_text()
+    assert "framekd: 1 of 4 failed; the others are finished and kept: fPaSST seed 2: " in log
+    assert "was finished before" in (out / "logs/students/proposed/ATST-F/seed2.log").read_text()
+    assert not (out / "table1.csv").exists()
+    found = rows(out / "table1.partial.csv")
+    missing = {cell: row.pop("missing") for cell, row in found.items()}
+    assert missing["proposed", "fPaSST"].startswith("student fPaSST seed 2 of proposed: training failed: ")
+    assert missing["proposed", "fPaSST"].endswith("see results/students/logs/students/proposed/fPaSST/seed2.log")
+    assert [found["proposed", model]["n"] for model in ("ATST-F", "fPaSST", "average")] == ["2", "1", "1"]
+    assert found["proposed", "ATST-F"] == before["proposed", "ATST-F"] and missing["proposed", "ATST-F"] == ""
+    assert (out / "downstream/DC16-T2/fPaSST/full.csv").read_bytes() == transferred  # it starts from the first seed
+
+    # once nothing is in its way, the packs run again, and only the missing student is trained
+    run = snakemake(done, *RUN)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
+    log = (out / "logs/students/proposed/pack1/seed1_2.log").read_text()
+    assert log.count("was finished before") == 3
+    assert rows(out / "table1.csv") == before and not [*out.glob("*.partial.*")]
+    assert jobs(snakemake(done, "-n", *RUN[2:])) == {}
+
+
+def test_another_packing_runs_jobs_again_and_trains_nothing(done):
+    out = done / "results/students"
+    weights = out / "students/proposed/ATST-F/seed1/model.safetensors"
+    before = weights.read_bytes()
+    one_by_one = ("--config", "models_per_job=1", "seeds_per_job=1")
+    planned = jobs(snakemake(done, "-n", TABLE, *CONFIG, *one_by_one))
+    assert planned["student_seed1"] == planned["student_seed2"] == 2 and "acquire" not in planned
+    target = str(weights.relative_to(done))
+    run = snakemake(done, "--cores", "2", target, *CONFIG, *one_by_one)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
+    assert "was finished before" in (out / "logs/students/proposed/ATST-F/seed1.log").read_text()
+    assert weights.read_bytes() == before
+    assert jobs(snakemake(done, "-n", TABLE, *CONFIG, *one_by_one, "--rerun-triggers", "mtime")).keys() <= {
+        *("evaluate_seed1", "evaluate_seed2", "table1")
+    }
