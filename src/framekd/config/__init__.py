@@ -10,6 +10,8 @@ from framekd.config.data import GROUPS, LABEL_FILES, AudioSet, Download, Miniatu
 from framekd.config.downstream import Downstream, Task
 from framekd.config.load import Config, load, load_files
 from framekd.config.recipe import SEARCH, Augment, HeadRecipe, Recipe, Search, TeacherRecipe, TrainRecipe, WeakRecipe
+from framekd.config.sizes import SIZES, resolve_sizes, unknown_model
+from framekd.config.sources import Sources, read_sources, read_yaml
 from framekd.config.stages import (
     MODELS,
     SETTINGS,
@@ -34,6 +36,7 @@ __all__ = [
     "MODELS",
     "SEARCH",
     "SETTINGS",
+    "SIZES",
     "AudioSet",
     "Augment",
     "Block",
@@ -51,6 +54,7 @@ __all__ = [
     "Search",
     "Setting",
     "SoftFile",
+    "Sources",
     "Step1",
     "Step2",
     "Student",
@@ -68,4 +72,8 @@ __all__ = [
     "load",
     "load_files",
     "merge",
+    "read_sources",
+    "read_yaml",
+    "resolve_sizes",
+    "unknown_model",
 ]
