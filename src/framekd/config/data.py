@@ -41,7 +41,10 @@ class Download(Block):
     timeout_seconds: float = field(30.0, "longest silence of a connection", inert=True, gt=0)
     max_rate_limits: int = field(3, "rate-limit answers in a row after which a job stops", inert=True, ge=1)
     cookies: str | None = field(None, "path of a cookies file of your own (its content is never logged)")
-    proxy: str | None = field(None, "proxy address")
+    proxy: str | None = field(None, "proxy address, without name and password")
+    javascript: Literal["deno", "node", "bun", "quickjs"] = field(
+        "deno", "JavaScript runtime that YouTube's page runs in; only deno confines what it runs", inert=True
+    )
 
     @field_validator("url")
     @classmethod
