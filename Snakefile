@@ -13,6 +13,7 @@ os.environ["PYTHONPATH"] = (
     f"{workflow.basedir}/src"  # for the jobs, in whatever environment they run
 )
 
+from framekd.checks import checked
 from framekd.config import GROUPS, UserError, load
 from framekd.graph import SEARCHED, STAGES, TASKS
 from framekd.plan import Plan
@@ -24,7 +25,17 @@ configfile: "config/config.yaml"
 if "FRAMEKD_ONE_BY_ONE" in os.environ:  # framekd.pipeline.second_pass
     config |= {"models_per_job": 1, "seeds_per_job": 1}
 try:
-    plan = Plan(load(config))
+    # A job's own process takes what the main process has checked.
+    plan = Plan(
+        checked(
+            ["config/config.yaml", *workflow.overwrite_configfiles],
+            given=workflow.config_settings.config,
+            values=config,
+            targets=sys.argv[1:],  # Snakemake itself tells its targets too late
+        )
+        if workflow.is_main_process
+        else load(config)
+    )
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -106,39 +106,46 @@ def decode_float(
     Returns:
         float32 [samples], -1 … 1; shorter if the audio ends earlier, empty if it ends before `start`.
     Raises:
-        DecodeError: nothing can be decoded, or samples are non-finite.
+        DecodeError: decoding fails, at once or on the way, the audio is longer than `MAX_SECONDS`, or samples are
+            non-finite.
         FileNotFoundError: no such file.
     """
     if not 0 <= start <= MAX_SECONDS or (duration is not None and not 0 < duration <= MAX_SECONDS):
         raise ValueError(f"cannot cut {duration} s at {start} s")
+    longest = MAX_SECONDS if duration is None else duration
     if isinstance(media, bytes):
         name, source, data = "the data", "pipe:0", media
     else:
         name, source, data = os.fspath(media), f"file:{os.fspath(media)}", None
         if not Path(media).is_file():
             raise FileNotFoundError(f"{name}: no such audio file")
-    command = _decoder(source, _filters(start, duration, sample_rate, channel))
+    command = _decoder(source, _filters(start, duration, sample_rate, channel), longest=longest + 1)
     stdin = subprocess.DEVNULL if data is None else None
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, stdin=stdin, input=data)
     except subprocess.TimeoutExpired:
         raise DecodeError(f"{name}: decoding took more than {timeout:.0f} s") from None
     samples = np.frombuffer(done.stdout, "<f4", count=len(done.stdout) // 4)
-    if len(samples) == 0 and done.returncode != 0:
-        raise DecodeError(f"{name}: no audio that can be decoded ({_last_line(done.stderr)})")
+    if done.returncode != 0:
+        got = f"decoding ended after {len(samples) / sample_rate:.2f} s"
+        what = got if len(samples) else "no audio that can be decoded"
+        raise DecodeError(f"{name}: {what} ({_last_line(done.stderr)})")
+    if len(samples) > MAX_SECONDS * sample_rate:
+        raise DecodeError(f"{name}: longer than {MAX_SECONDS / 3600:.0f} hours; cut it into parts")
     if not np.isfinite(samples).all():
         raise DecodeError(f"{name}: it has non-finite samples (NaN or infinity)")
     return samples
 
 
-def _decoder(source: str, chain: str) -> list[str]:
-    """The command that decodes the first audio stream of `source` to float32 samples on standard output."""
+def _decoder(source: str, chain: str, *, longest: float | None = None) -> list[str]:
+    """The command that decodes (at most `longest` s of) the first audio stream to float32 on standard output."""
     stream = ffmpeg.input(source, threads=1, protocol_whitelist="file,pipe", format_whitelist=_FORMATS)["a:0"]
-    return _command(stream.output("pipe:1", af=chain, threads=1, format="f32le"))
+    limit = {} if longest is None else {"t": longest}
+    return _command(stream.output("pipe:1", af=chain, threads=1, format="f32le", **limit))
 
 
 def _last_line(messages: bytes) -> str:
-    lines = messages.decode(errors="replace").strip().splitlines()
+    lines = messages[-4096:].decode(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else "no message"
 
 
@@ -272,14 +279,16 @@ def fetch_span(
     options: dict[str, str] = {"rw_timeout": str(round(timeout * 1e6)), "ss": f"{span[0]:.3f}"}
     if headers:
         options["headers"] = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    if proxy:
-        options["http_proxy"] = proxy
     protocols = "http,https,tcp,tls,crypto,httpproxy"
     stream = ffmpeg.input(url, threads=1, protocol_whitelist=protocols, format_whitelist=_FORMATS, **options)["a:0"]
     output = stream.output(f"file:{os.fspath(target)}", t=f"{span[1] - span[0]:.3f}", acodec="pcm_f32le", format="wav")
     command = _command(output, "-xerror", "-y")
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20 * timeout)
+        # The proxy goes through the environment: other users can read a command's arguments.
+        environment = os.environ | ({"http_proxy": proxy} if proxy else {})
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20 * timeout, env=environment
+        )
     except subprocess.TimeoutExpired:
         return False
     if done.returncode != 0 or not Path(target).is_file():
@@ -297,8 +306,11 @@ def fetch_span(
 def declared_seconds(path: str | Path) -> float | None:
     """Seconds of audio that a file's header states, also if the file is truncated; None if it states nothing."""
     command = [ffmpeg_path(), "-hide_banner", "-protocol_whitelist", "file", "-format_whitelist", _FORMATS]
-    done = subprocess.run(
-        [*command, "-i", f"file:{os.fspath(path)}"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
-    )
+    try:
+        done = subprocess.run(
+            [*command, "-i", f"file:{os.fspath(path)}"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+        )
+    except subprocess.TimeoutExpired:
+        return None
     found = re.search(rb"Duration: (\d+):(\d\d):(\d\d\.\d+)", done.stderr)
     return None if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])

@@ -30,6 +30,8 @@ FORMAT = "framekd-checkpoint-1"
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
 SPEC_SUM = "spec_sha256"
 HEADS = ("frame_head.", "clip_head.")
+MOST_EXPANSION = 20
+"""Times its size that an archive of weights may unpack to."""
 OTHER_SIZES = ("rnn_hidden", "rnn_layers", "dropout", "attention_dropout", "layerdrop")
 """Sizes that the encoder's weights do not depend on."""
 
@@ -240,6 +242,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
             return safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{damaged} ({error}); fetch or copy it again.") from error
+    refuse_bomb(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # training options, plain data
             content = torch.load(opened(path), map_location="cpu", weights_only=True)
@@ -253,6 +256,19 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors.")
     return dict(content)
+
+
+def refuse_bomb(path: Path) -> None:
+    """UserError for an archive that unpacks to far more than it holds: weights hardly compress."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # whoever reads it says what is wrong
+    if unpacked > MOST_EXPANSION * path.stat().st_size + (1 << 20):
+        raise UserError(f"{path} would unpack to {unpacked / 1e9:.1f} GB, far more than weights do; fetch it again.")
 
 
 def opened(path: Path) -> Path | io.BytesIO:

@@ -1,11 +1,12 @@
 """Downloading a video's audio with yt-dlp, in process, and classifying why a download failed.
 
 Refusals of the host (no access, wait, prove that you are human) are obeyed and recorded, never evaded. The user's
-cookies file is passed to yt-dlp by path; neither its content nor its path appears in a reason.
+cookies file is read and checked once; neither its content nor its path appears in a message, a log or a manifest.
 """
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import re
 import shutil
@@ -24,7 +25,7 @@ from framekd.files import disk_full
 from framekd.manifest import State, one_line
 
 MAX_BYTES = 4 << 30  # larger than any audio track
-_JAVASCRIPT = {"deno": "deno", "node": "node", "bun": "bun", "qjs": "quickjs"}  # program: yt-dlp's name of it
+_PROGRAMS = {"deno": "deno", "node": "node", "bun": "bun", "quickjs": "qjs"}  # yt-dlp's name of a runtime: program
 
 # Messages of hosts and their meaning, the most specific first: YouTube's message for a rate limit is "unavailable …
 # try again later".
@@ -76,11 +77,43 @@ def problems(settings: config.Download) -> list[str]:
         import yt_dlp  # noqa: F401
     except ImportError:
         return ["yt-dlp is not installed; install framekd[download] (make env does)"]
-    if _is_youtube(settings.url) and not any(map(shutil.which, _JAVASCRIPT)):
-        out.append("YouTube needs a JavaScript runtime: install deno (or node) and put it on PATH")
-    if settings.cookies and not Path(settings.cookies).is_file():
-        out.append("audioset.download.cookies names a file that does not exist")
+    if _is_youtube(settings.url) and not shutil.which(_PROGRAMS[settings.javascript]):
+        others = [name for name, program in _PROGRAMS.items() if shutil.which(program)]
+        out.append(
+            f"YouTube needs a JavaScript runtime: install {settings.javascript} and put it on PATH"
+            + (f", or write audioset: {{download: {{javascript: {others[0]}}}}}" if others else "")
+        )
+    if settings.cookies and Path(settings.cookies).is_file():
+        try:
+            read_cookies(settings.cookies)
+        except UserError as error:
+            out.append(str(error))
     return out
+
+
+def read_cookies(path: str | Path) -> str:
+    """The text of a cookies file, checked: yt-dlp prints a line that it cannot read, secret included.
+
+    Raises:
+        UserError: it is absent, or no cookies file; the sentence has the number of a line, never its content.
+    """
+    key, again = "audioset.download.cookies", "export the file again in Netscape's format"
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{key} names a file that does not exist or cannot be read; {again}") from None
+    lines = text.splitlines()
+    if not lines or not re.match(r"#( Netscape)? HTTP Cookie File", lines[0]):
+        raise UserError(f"{key}: line 1 is not `# Netscape HTTP Cookie File`; {again}")
+    for number, line in enumerate(lines, 1):
+        cells = line.removeprefix("#HttpOnly_").split("\t")
+        if not line.strip() or cells[0].startswith("#"):
+            continue
+        if len(cells) != 7 or not re.fullmatch(r"([0-9]+(\.[0-9]+)?)?", cells[4]):
+            raise UserError(f"{key}: line {number} is not a cookie of seven columns between tabs; {again}")
+        if (cells[1] == "TRUE") != cells[0].startswith("."):
+            raise UserError(f"{key}: line {number} contradicts itself about subdomains; {again}")
+    return text
 
 
 def _host(url: str) -> str:
@@ -177,8 +210,7 @@ class Fetcher:
     def __init__(self, settings: config.Download, directory: str | Path, *, deadline: float | None = None) -> None:
         if "{ytid}" not in settings.url:
             raise UserError(f"audioset.download.url must hold {{ytid}}, and {settings.url!r} does not")
-        if settings.cookies and not Path(settings.cookies).is_file():
-            raise UserError("audioset.download.cookies names a file that does not exist")
+        self._cookies = read_cookies(settings.cookies) if settings.cookies else ""
         self.settings, self.directory = settings, Path(directory)
         self.deadline = deadline or 20 * settings.timeout_seconds
         self.youtube = _is_youtube(settings.url)
@@ -210,10 +242,10 @@ class Fetcher:
             buffersize=16,  # of the first read, then it grows; the deadline is checked between reads
             socket_timeout=self.settings.timeout_seconds,
             progress_hooks=[self._check_progress],
-            js_runtimes={name: {} for program, name in _JAVASCRIPT.items() if shutil.which(program)},
+            js_runtimes={self.settings.javascript: {}},
         )
         if self.settings.cookies:
-            options["cookiefile"] = self.settings.cookies
+            options["cookiefile"] = io.StringIO(self._cookies)  # what was checked; no path that a message could name
         if self.settings.proxy:
             options["proxy"] = self.settings.proxy
         return options

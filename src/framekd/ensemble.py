@@ -27,7 +27,7 @@ from tqdm import tqdm
 from framekd.checkpoints import load_checkpoint
 from framekd.config import UserError
 from framekd.data import ClipSet, chunks
-from framekd.files import write_json
+from framekd.files import sync_folder, write_json
 from framekd.inference import batch_logits, default_device
 from framekd.labels import ClassList, parse_clip_id
 from framekd.models import FrameModel
@@ -159,21 +159,32 @@ class _Target:
         self.note = path.with_name(f".{path.name}.json")
         # Another batch size could change the last bit of a logit, so it starts a new pass.
         self.about = {"identity": identity, "batch_size": batch_size}
+        self.shape = (len(clips), len(classes), CLIP_FRAMES)
+        self.row_bytes = 2 * len(classes) * CLIP_FRAMES
         self.done = self._resumed()
         if self.done == 0:
             self._create(clips, classes)
         with h5py.File(self.file, "r") as file:
             self.offset = file["strong_logits"].id.get_offset()
-        self.row_bytes = 2 * len(classes) * CLIP_FRAMES
         # Written through the file system, not a memory map: a full disk raises an error instead of SIGBUS.
         self.handle = self.file.open("r+b")
 
     def _resumed(self) -> int:
+        """Clips that an interrupted pass has written; 0 if note or file are damaged or of another pass."""
         if not (self.note.is_file() and self.file.is_file()):
             return 0
-        state = json.loads(self.note.read_text())
-        done = state.pop("done")
-        return done if state == self.about else 0
+        try:
+            state = json.loads(self.note.read_text())
+            done = state.pop("done")
+            with h5py.File(self.file, "r") as file:
+                data = file["strong_logits"]
+                whole, offset = data.shape == self.shape, data.id.get_offset()
+            size = self.file.stat().st_size
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            return 0
+        if state != self.about or type(done) is not int or not whole or offset is None:
+            return 0
+        return done if 0 <= done <= self.shape[0] and size >= offset + done * self.row_bytes else 0
 
     def _create(self, clips: ClipSet, classes: ClassList) -> None:
         self.note.unlink(missing_ok=True)
@@ -203,6 +214,7 @@ class _Target:
         """Rename the file to its final name."""
         self.handle.close()
         self.file.replace(self.path)
+        sync_folder(self.path.parent)
         self.note.unlink(missing_ok=True)
 
 

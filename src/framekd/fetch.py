@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 import shutil
+import socket
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 import tenacity
 
 from framekd.errors import UserError
-from framekd.files import disk_full, sha256_of, write_text
+from framekd.files import disk_full, sha256_of, sync_folder, write_text
 
 if TYPE_CHECKING:  # imported where it is used: most processes never fetch anything
     import requests
@@ -131,7 +134,10 @@ def download(
     if not part.stat().st_size:
         raise OSError("the file is empty")
     check_sum(part, sha256, f"put the right file there by hand as {path}, or correct the configured sum")
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
     part.replace(path)
+    sync_folder(path.parent)
     _validator(part).unlink(missing_ok=True)
     return path
 
@@ -179,7 +185,8 @@ def _receive(url: str, part: Path, timeout: float, max_bytes: int, progress: boo
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text()}
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+        hooks = {"response": _refuse_redirect}
+        with requests.get(url, headers=headers, stream=True, timeout=timeout, hooks=hooks) as answer:
             _save(answer, part, have, url, max_bytes, progress)
     except (requests.ConnectionError, requests.Timeout) as error:
         raise Interrupted(_cause(error)) from error
@@ -191,6 +198,27 @@ def _cause(error: BaseException) -> str:
     while following := inner.__cause__ or inner.__context__:
         inner = following
     return (isinstance(inner, OSError) and inner.strerror) or str(error)
+
+
+def _refuse_redirect(answer: requests.Response, **_: object) -> None:
+    """UserError for an answer that leads from a public host to an address of this network, or from https to http."""
+    if not answer.is_redirect:
+        return
+    target = urllib.parse.urljoin(answer.url, answer.headers["Location"])
+    old, new = (urllib.parse.urlsplit(url) for url in (answer.url, target))
+    if old.scheme == "https" and new.scheme != "https":
+        raise UserError(f"{answer.url} leads to an address without encryption ({new.hostname}); check the address.")
+    if _is_local(new.hostname) and not _is_local(old.hostname):
+        raise UserError(f"{answer.url} leads to {new.hostname}, which is in this network; check the address.")
+
+
+def _is_local(host: str | None) -> bool:
+    """Whether a host is this machine or in its private network."""
+    try:
+        found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
+    except (OSError, UnicodeError):
+        return False  # the request itself says what is wrong
+    return any(not ipaddress.ip_address(address[0].split("%")[0]).is_global for *_, address in found)  # type: ignore[union-attr]
 
 
 def _save(answer: requests.Response, part: Path, have: int, url: str, max_bytes: int, progress: bool) -> None:

@@ -42,12 +42,27 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
+        sync_folder(path.parent)
     except Exception as error:
         if isinstance(error, UserError) or not disk_full(error):
             raise
         raise UserError(f"{path}: the disk is full; free some space and try again.") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Write a folder's list of names to disk, so that a rename outlasts a power cut."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # some file systems do not open folders
+    try:
+        os.fsync(number)
+    except OSError:
+        pass
+    finally:
+        os.close(number)
 
 
 def remove_partial(path: str | Path) -> None:

@@ -49,6 +49,7 @@ class LabelsJob(Job):
 
     urls: dict[str, str]
     directory: str | None
+    sha256: dict[str, str] = field({}, "expected sums", inert=True)
 
 
 class ClipsJob(Job):

@@ -65,7 +65,9 @@ class Plan(Graph):
     def labels_job(self, wildcards: Any) -> jobs.LabelsJob:
         audioset = self.config.audioset
         directory = f"{self.data}/miniature/audioset/meta" if self.config.miniature else audioset.labels_dir
-        return jobs.LabelsJob(version=VERSIONS["acquire"], urls=audioset.labels_url, directory=directory)
+        return jobs.LabelsJob(
+            version=VERSIONS["acquire"], urls=audioset.labels_url, directory=directory, sha256=audioset.labels_sha256
+        )
 
     def clips_job(self, wildcards: Any) -> jobs.ClipsJob:
         audioset = self.config.audioset

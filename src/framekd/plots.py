@@ -14,6 +14,11 @@ from framekd.overview import Overview
 from framekd.predict import Prediction
 
 
+def plain(name: str) -> str:
+    """A name that matplotlib shows as it is: between two dollars it would look for a formula, and fail on most."""
+    return name.replace("$", r"\$")
+
+
 def class_bars(result: PSDSResult, training_events: Mapping[str, int], *, labels: bool | None = None) -> Figure:
     """PSDS1 of each class as bars; above, the number of training events, in descending order.
 
@@ -39,7 +44,7 @@ def class_bars(result: PSDSResult, training_events: Mapping[str, int], *, labels
     below.set(ylabel="PSDS1 (%)", xlim=(-0.6, len(names) - 0.4), ylim=(0, 100))
     below.legend(loc="upper right")
     if labels or (labels is None and len(names) <= 60):
-        below.set_xticks(places, names, rotation=90, fontsize=7)
+        below.set_xticks(places, [plain(name) for name in names], rotation=90, fontsize=7)
     else:
         below.set_xlabel(f"{len(names)} classes by number of training events")
     figure.suptitle(_settings_line(result), fontsize=8)
@@ -63,14 +68,16 @@ def psd_roc(results: Mapping[str, PSDSResult], classes: Sequence[str] = ()) -> F
         colour, e_max = f"C{i % 10}", result.settings["e_max"]
         x = np.append(result.efpr, e_max)
         curve = result.mean_curve
-        axes.step(x, np.append(curve, curve[-1]), where="post", color=colour, label=f"{label}: {result.value:.3f}")
+        axes.step(
+            x, np.append(curve, curve[-1]), where="post", color=colour, label=f"{plain(label)}: {result.value:.3f}"
+        )
         rows = list(result.per_class)
         for name in classes:
             if name not in result.per_class:
                 raise UserError(f"{label} has no class {name}.")
             own = result.tpr[rows.index(name)]
             axes.step(x, np.append(own, own[-1]), where="post", color=colour, linewidth=0.6, alpha=0.6)
-            axes.annotate(name, (e_max, own[-1]), fontsize=6, ha="right", color=colour)
+            axes.annotate(plain(name), (e_max, own[-1]), fontsize=6, ha="right", color=colour)
     axes.set(xlabel="effective false positives per hour", ylabel="effective true-positive rate", ylim=(0, 1))
     axes.set_xlim(0, max(result.settings["e_max"] for result in results.values()))
     axes.legend(loc="lower right")
@@ -117,11 +124,11 @@ def score_timeline(
         if threshold is not None:
             axes.axhline(threshold, color="tab:orange", linewidth=0.8)
         axes.set(ylim=(low, high), xlim=(stamps[0], stamps[-1]))
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axes.set_ylabel(plain(name), rotation=0, ha="right", va="center", fontsize=8)
         axes.tick_params(labelsize=7)
     axes.set_xlabel("seconds (shaded: true events)")
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(plain(title), fontsize=9)
     return figure
 
 

@@ -140,7 +140,9 @@ class Shard:
                 self._read_index(file)
         except FileNotFoundError:
             raise StoreError(f"{self.path}: no such shard") from None
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, AttributeError, TypeError, IndexError, RuntimeError, ValueError) as error:
+            if isinstance(error, StoreError):
+                raise
             raise StoreError(
                 f"{self.path}: not a complete audio shard ({error}); delete it and acquire it again"
             ) from None
@@ -155,7 +157,20 @@ class Shard:
         self.sha256, self.bounds = file["sha256"][:], file["bounds"][:]
         self.sources = [name.decode() for name in file["source"][:]]
         audio = file["audio"]
+        expected = {"pcm": np.dtype("<i2"), "flac": np.dtype("u1")}.get(self.encoding)
+        if (
+            audio.dtype != expected
+            or audio.ndim != 1
+            or self.samples.dtype.kind != "i"
+            or self.bounds.dtype.kind != "i"
+        ):
+            raise StoreError(f"{self.path}: audio of {audio.dtype} {audio.shape} is not what this project writes")
         offset = audio.id.get_offset()
+        if offset is None and audio.shape[0]:
+            raise StoreError(
+                f"{self.path}: its audio is chunked, compressed or in another file, so that it cannot be mapped; "
+                "copy the shard as it was written (h5repack -l CONTI -f NONE), or acquire it again"
+            )
         self._place = (audio.dtype, 0 if offset is None else offset, audio.shape[0])
         n = len(self.ids)
         lengths = np.diff(self.bounds)

@@ -1,6 +1,8 @@
 """The command line as a user has it: real files in, events out, one sentence for a mistake."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,17 +75,46 @@ def test_threshold_and_median_decide_which_events_are_found(options, spans, tmp_
     assert {label for _, _, label, _ in rows} == {"bell"}
 
 
-def test_doctor_passes_a_machine_and_data_that_are_complete(tmp_path, capsys):
-    (tmp_path / "audio").mkdir()
-    (tmp_path / "labels").mkdir()
+def test_doctor_passes_a_machine_and_data_that_are_complete(tmp_path, capsys, monkeypatch):
+    from framekd.config import LABEL_FILES
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("audio", "labels", "data/store/strong", "desed", "dcase", "maestro"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in [
+        "data/store/strong/0000.h5",
+        "desed/a",
+        "dcase/a",
+        "maestro/a",
+        *(f"labels/{n}" for n in LABEL_FILES.values()),
+    ]:
+        (tmp_path / file).write_text("something")
     config = tmp_path / "c.yaml"
     config.write_text(
-        f"""data_dir: {tmp_path}
-audioset: {{folders: [{tmp_path}/audio], labels_dir: {tmp_path}/labels, download: {{enabled: false}}}}
+        """models: [M2D]
+seeds: [1]
+settings:
+  {li_et_al: null, without_rnn: null, without_kd: null, without_step2: null,
+   proposed: {teacher: null, student: {recipe: {distillation_weight: 0.0}}}}
+audioset: {folders: [audio], labels_dir: labels, weak: false, download: {enabled: false, shards: {strong: 1, eval: 1}}}
+downstream: {DESED: {data: desed}, DC16-T2: {data: dcase}, MAESTRO: {data: maestro}}
 """
     )
     assert main(["doctor", "--configfile", str(config)]) == 0
-    assert capsys.readouterr().out == "framekd doctor: nothing is in the way\n"
+    said = capsys.readouterr().out
+    assert said.endswith("framekd doctor: nothing is in the way\n") and "\n- " not in said
+    # what the machine has, beside what a run needs: shards that are there are not counted
+    assert "GPUs on this machine: " in said and "the configuration asks for 1 per training" in said
+    assert re.search(r"disk of data: [\d,]+ GB free, about 6 GB still needed", said)
+
+
+def test_doctor_compares_the_free_space_with_what_is_needed(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=99e9))
+    (tmp_path / "c.yaml").write_text("seeds: [1]\ndata_dir: big")
+    assert main(["doctor", "--configfile", "c.yaml", "--", "results/table1.csv"]) == 1
+    said = capsys.readouterr().out
+    assert "c.yaml, line 2: data_dir: the disk of big and results has 99 GB free of about" in said, said
 
 
 def test_doctor_names_what_is_missing(tmp_path, capsys):

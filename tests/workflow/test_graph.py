@@ -1,6 +1,7 @@
 """What Snakemake plans, asked of Snakemake itself, in a copy of the repository that has no data."""
 
 import importlib.util
+import json
 import re
 
 import h5py
@@ -39,6 +40,17 @@ def test_the_demo_says_that_it_has_no_published_models(clone):
     said = run.stdout + run.stderr
     assert run.returncode != 0 and "Traceback" not in said
     assert "of which the miniature has none" in said
+
+
+def downstream_data(folder):
+    """A configuration file whose downstream folders exist: without data, Table II and `all` are refused."""
+    tasks = {}
+    for task in ("DESED", "DC16-T2", "MAESTRO"):
+        tasks[task] = {"data": str(folder / task)}
+        (folder / task / "audio").mkdir(parents=True)
+    path = folder / "downstream.yaml"
+    path.write_text(json.dumps({"downstream": tasks}))
+    return path
 
 
 def documented_jobs() -> dict[str, dict[str, int]]:
@@ -149,20 +161,29 @@ def test_configurations_can_be_combined(clone, arguments):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "targets", "words"),
     [
-        ("student: {recipe: {epohcs: 3}}", ["student.recipe.epohcs", "did you mean 'epochs'"]),
-        ("seeds: []", ["seeds", "at least one"]),
-        ("evaluation: {median_seconds: long}", ["evaluation.median_seconds", "'long'", "median_seconds: 0.48"]),
+        (
+            "seeds: [1]\nstudent: {recipe: {epohcs: 3}}",
+            ["results/table1.csv"],
+            ["line 2: student.recipe.epohcs", "'epochs'"],
+        ),
+        ("seeds: [1]\nmodels: [M2D]\nseeds: [2]", ["results/table1.csv"], ["line 3: seeds is stated twice"]),
+        (
+            "student:\n  soft_labels: {path: gone.h5}",
+            ["results/table1.csv"],
+            ["line 2: student.soft_labels", "gone.h5"],
+        ),
+        ("downstream:\n  DESED:\n    data: gone", [], ["line 3: downstream.DESED.data: gone", "results/table1.csv"]),
     ],
 )
-def test_a_wrong_configuration_is_refused_before_anything_is_planned(clone, tmp_path, text, words):
+def test_a_wrong_configuration_is_refused_before_anything_is_planned(clone, tmp_path, text, targets, words):
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
-    run = snakemake(clone, "-n", "results/table1.csv", "--configfile", str(path))
+    run = snakemake(clone, "-n", *targets, "--configfile", str(path))
     said = run.stdout + run.stderr
-    assert run.returncode != 0 and "Traceback" not in said and "Job stats" not in said
-    assert all(word in said for word in words), said
+    assert run.returncode == 1 and "Traceback" not in said and "Job stats" not in said
+    assert all(word in said for word in [f"{path}, ", *words]), said
 
 
 def test_students_of_a_ready_made_file_need_no_teachers(clone, tmp_path):
@@ -170,7 +191,7 @@ def test_students_of_a_ready_made_file_need_no_teachers(clone, tmp_path):
     (tmp_path / "x.h5").touch()
     own = f"{{teacher: null, student: {{soft_labels: {{path: {tmp_path}/x.h5}}}}}}"
     path.write_text(f"settings: {{proposed: {own}}}")
-    planned = jobs(run := snakemake(clone, "-n", "--configfile", str(path)))
+    planned = jobs(run := snakemake(clone, "-n", "--configfile", str(path), str(downstream_data(tmp_path))))
     inputs = {out: text for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
     student = inputs["results/students/proposed/M2D/seed2/model.safetensors"]
     assert f"{tmp_path}/x.h5" in student and "results/ensembles" not in student
@@ -187,7 +208,7 @@ def test_a_ready_made_file_is_fetched_once_and_a_run_can_be_without_any_teacher(
         "student: {soft_labels: {url: 'https://example.org/files/a+b.h5?download=1'}}\n"
         f"settings: {{proposed: {none}, without_step2: {none}, without_rnn: null, without_kd: null}}\n"
     )
-    planned = jobs(run := snakemake(clone, "-n", "--configfile", str(path)))
+    planned = jobs(run := snakemake(clone, "-n", "--configfile", str(path), str(downstream_data(tmp_path))))
     students = sum(n for rule, n in planned.items() if rule.startswith("student_seed"))
     assert (planned["soft_labels"], students, planned["evaluate_seed1"]) == (3, 45, 15)
     assert not [rule for rule in planned if "teacher" in rule or "ensemble" in rule]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from framekd.config import LABEL_FILES, UserError
-from framekd.fetch import download
+from framekd.fetch import check_sum, download
 from framekd.files import replacing, sha256_of, write_json, write_text
 from framekd.labels import (
     derive_classes,
@@ -27,12 +27,18 @@ from framekd.labels import (
 from framekd.manifest import Clip, State, coverage, read_manifest, write_clips
 from framekd.units import CLIP_SECONDS
 
+LARGEST_LABELS = 1 << 30
+"""Bytes above which a label file is refused; the largest has 0.1 GB."""
 STRONG = {"strong_train": "train_strong", "strong_eval": "eval_strong"}
 WEAK = {"weak_balanced_train": "balanced_train", "weak_unbalanced_train": "unbalanced_train", "weak_eval": "eval"}
 
 
 def fetch_labels(
-    out: Mapping[str, str | Path], *, labels_url: Mapping[str, str], labels_dir: str | Path | None
+    out: Mapping[str, str | Path],
+    *,
+    labels_url: Mapping[str, str],
+    labels_dir: str | Path | None,
+    sha256: Mapping[str, str] | None = None,
 ) -> dict[str, Path]:
     """Copy or download every label file; each is written whole or not at all.
 
@@ -42,6 +48,7 @@ def fetch_labels(
         out: path to write per name (the keys of ``LABEL_FILES``).
         labels_url: address per name (http, https or file); used where `labels_dir` is None.
         labels_dir: folder with local copies, named as published or as in the address.
+        sha256: expected sum per name; a file without one is taken as it comes.
     Returns:
         The paths, per name.
     Raises:
@@ -52,10 +59,12 @@ def fetch_labels(
     for name, path in paths.items():
         url = labels_url.get(name, "")
         try:
+            expected = (sha256 or {}).get(name)
             if labels_dir is None:
-                download(url, path)
+                download(url, path, sha256=expected, max_bytes=LARGEST_LABELS)
             else:
                 source = _local_copy(Path(labels_dir), name, url)
+                check_sum(source, expected, f"correct audioset.labels_sha256.{name}, or put the right file there")
                 with replacing(path) as aside:
                     shutil.copyfile(source, aside)
         except (OSError, ValueError) as error:

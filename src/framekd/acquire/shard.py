@@ -20,7 +20,7 @@ from framekd.acquire.sources import Source, open_sources
 from framekd.audio import DecodeError, declared_seconds, decode, fetch_span
 from framekd.config import UserError
 from framekd.download import Fetched, Fetcher, FetchFailed, Remote
-from framekd.files import remove_partial
+from framekd.files import disk_full, remove_partial
 from framekd.manifest import Clip, Entry, State, read_clips, retryable, write_manifest
 from framekd.store import StoredClip, digest, write_shard
 from framekd.units import SAMPLE_RATE
@@ -118,7 +118,9 @@ class _Job:
         for source in sources:
             try:
                 samples = source.read(clip)
-            except DecodeError as error:
+            except (DecodeError, OSError, ValueError, RuntimeError) as error:  # one bad file must not stop the others
+                if disk_full(error):
+                    raise
                 self.journal.entries[clip.clip_id] = Entry(
                     clip.clip_id, clip.splits, State.CORRUPT, str(error), source=source.name
                 )
@@ -142,6 +144,8 @@ class _Job:
                 samples = decode(fetched.path, begin, seconds)
             except DecodeError as error:
                 raise _undecodable(fetched, error) from None
+            except ValueError as error:  # a label file may ask for any time
+                raise FetchFailed(State.CORRUPT, str(error)) from None
             if len(samples) < SAMPLE_RATE * (seconds - MARGIN):
                 declared = declared_seconds(fetched.path)
                 reached = begin + len(samples) / SAMPLE_RATE

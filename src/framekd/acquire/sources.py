@@ -19,7 +19,7 @@ from framekd.config import UserError
 from framekd.files import replacing
 from framekd.labels import parse_clip_id
 from framekd.manifest import Clip
-from framekd.store import FORMAT, Shard, Store
+from framekd.store import FORMAT, Shard, Store, digest
 from framekd.units import SAMPLE_RATE
 
 LONGEST_CLIP = 12.0
@@ -55,6 +55,8 @@ class Folder:
     def _decode(self, path: Path, clip: Clip, *, cut: bool) -> np.ndarray:
         if not path.resolve().is_relative_to(self.real):
             raise DecodeError(f"{path.name} is a link that leads out of the folder")
+        if not path.is_file():
+            raise DecodeError(f"{path.name} is a dead link, or no file")
         begin = decode(path, 0, LONGEST_CLIP + 0.5)
         if cut and len(begin) > LONGEST_CLIP * SAMPLE_RATE:
             return decode(path, clip.start_ms / 1000, (clip.end_ms - clip.start_ms) / 1000)
@@ -125,7 +127,15 @@ class Stored:
     def read(self, clip: Clip) -> np.ndarray | None:
         """The clip's samples (int16), or None if the shard does not have it."""
         row = self.rows.get(clip.clip_id)
-        return None if row is None else self.shard[row]
+        if row is None:
+            return None
+        try:
+            samples = self.shard[row]
+        except (RuntimeError, ValueError) as error:
+            raise DecodeError(f"{self.shard.path.name}: clip {clip.clip_id} cannot be decoded ({error})") from None
+        if digest(samples) != self.shard.sha256[row].tobytes().hex():
+            raise DecodeError(f"{self.shard.path.name}: clip {clip.clip_id} is not what was stored (SHA-256 differs)")
+        return samples
 
 
 Source = Folder | Mp3File | Stored

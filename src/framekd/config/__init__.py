@@ -20,6 +20,8 @@ from framekd.config.recipe import (
     WeakRecipe,
     WeakSearch,
 )
+from framekd.config.sizes import SIZES, resolve_sizes, unknown_model
+from framekd.config.sources import Sources, read_sources, read_yaml
 from framekd.config.stages import (
     MODELS,
     SETTINGS,
@@ -45,6 +47,7 @@ __all__ = [
     "MODELS",
     "SEARCH",
     "SETTINGS",
+    "SIZES",
     "AudioSet",
     "Augment",
     "Block",
@@ -63,6 +66,7 @@ __all__ = [
     "Search",
     "Setting",
     "SoftFile",
+    "Sources",
     "Step1",
     "Step2",
     "Student",
@@ -81,4 +85,8 @@ __all__ = [
     "load",
     "load_files",
     "merge",
+    "read_sources",
+    "read_yaml",
+    "resolve_sizes",
+    "unknown_model",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
+import reprlib
+from collections.abc import Callable
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,7 +16,7 @@ from framekd.errors import UserError as UserError
 class Block(BaseModel):
     """A part of the configuration. Unknown keys are refused; values cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 def field(default: Any, description: str, *, inert: bool = False, **limits: Any) -> Any:
@@ -36,6 +38,7 @@ def field(default: Any, description: str, *, inert: bool = False, **limits: Any)
 
 
 Probability: dict[str, Any] = {"ge": 0.0, "le": 1.0}
+Seed: dict[str, Any] = {"ge": 0, "le": 2**31 - 1}
 MOST_SENTENCES = 8  # of a message about a configuration with many mistakes
 
 
@@ -103,8 +106,22 @@ def _line(path: tuple, value: Any) -> str:
     return ": {".join(keys) + f": {text}" + "}" * (len(keys) - 1)
 
 
-def explain(error: ValidationError, model: type[BaseModel], *, prefix: tuple = ()) -> str:
-    """One sentence per mistake: the path of the key, what was expected, and the line to write."""
+def shown(value: Any) -> str:
+    """A value for a message, on one short line also where it is huge."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 100
+    return short.repr(value)
+
+
+def explain(
+    error: ValidationError, model: type[BaseModel], *, prefix: tuple = (), locate: Callable[[str], str] = str
+) -> str:
+    """One sentence per mistake: the path of the key, what was expected, and the line to write.
+
+    Args:
+        prefix: path of the block in the configuration.
+        locate: puts the file and the line of a key before a sentence.
+    """
     out = []
     for item in error.errors():
         path = tuple(key for key in item["loc"] if key not in ("function-after", "tuple", "int", "float"))
@@ -124,11 +141,11 @@ def explain(error: ValidationError, model: type[BaseModel], *, prefix: tuple = (
         expected = expected[0].lower() + expected[1:] if expected.startswith(("Input", "Value")) else expected
         sentence = f"{name}: {expected}" if name else expected
         if item["type"] != "value_error":
-            sentence += f", but it is {item['input']!r}"
+            sentence += f", but it is {shown(item['input'])}"
             info = known.get(str(path[-1])) if path else None
             if info is not None and not info.is_required():
                 default = info.get_default(call_default_factory=True)
                 sentence += f"; write, for instance, {_line((*prefix, *path), default)}"
         out.append(sentence)
     more = [f"… and {len(out) - MOST_SENTENCES} more"] if len(out) > MOST_SENTENCES else []
-    return "\n".join([*out[:MOST_SENTENCES], *more])
+    return "\n".join([*map(locate, out[:MOST_SENTENCES]), *more])

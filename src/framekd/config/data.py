@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Any, Literal
 
 from pydantic import field_validator
 
-from framekd.config.base import Block, field
+from framekd.config.base import Block, Seed, field
 
 LABEL_FILES = {
     "balanced_train": "balanced_train_segments.csv",
@@ -40,7 +41,32 @@ class Download(Block):
     timeout_seconds: float = field(30.0, "longest silence of a connection", inert=True, gt=0)
     max_rate_limits: int = field(3, "rate-limit answers in a row after which a job stops", inert=True, ge=1)
     cookies: str | None = field(None, "path of a cookies file of your own (its content is never logged)")
-    proxy: str | None = field(None, "proxy address")
+    proxy: str | None = field(None, "proxy address, without name and password")
+    javascript: Literal["deno", "node", "bun", "quickjs"] = field(
+        "deno", "JavaScript runtime that YouTube's page runs in; only deno confines what it runs", inert=True
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _names_a_clip(cls, value: str) -> str:
+        try:
+            names = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
+        except ValueError:
+            names = {"?"}
+        if "ytid" not in names or names - {"ytid", "port"}:
+            line = "write url: 'https://www.youtube.com/watch?v={ytid}'"
+            raise ValueError(f"{value!r} must hold {{ytid}}, in place of a clip's id, and no other braces; {line}")
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        if value and "@" in value:
+            raise ValueError(
+                "a proxy with a name or password would be kept in records and logs; "
+                "set it as https_proxy and http_proxy in the environment, and write proxy: null"
+            )
+        return value
 
     @field_validator("shards", mode="before")
     @classmethod
@@ -59,15 +85,18 @@ class AudioSet(Block):
 
     labels_url: dict[str, str] = field(
         {
-            "balanced_train": "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/balanced_train_segments.csv",
-            "unbalanced_train": "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/unbalanced_train_segments.csv",
-            "eval": "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/eval_segments.csv",
-            "class_labels": "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/class_labels_indices.csv",
-            "train_strong": "http://storage.googleapis.com/us_audioset/youtube_corpus/strong/audioset_train_strong.tsv",
-            "eval_strong": "http://storage.googleapis.com/us_audioset/youtube_corpus/strong/audioset_eval_strong.tsv",
-            "mid_to_display_name": "http://storage.googleapis.com/us_audioset/youtube_corpus/strong/mid_to_display_name.tsv",
+            "balanced_train": "https://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/balanced_train_segments.csv",
+            "unbalanced_train": "https://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/unbalanced_train_segments.csv",
+            "eval": "https://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/eval_segments.csv",
+            "class_labels": "https://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv/class_labels_indices.csv",
+            "train_strong": "https://storage.googleapis.com/us_audioset/youtube_corpus/strong/audioset_train_strong.tsv",
+            "eval_strong": "https://storage.googleapis.com/us_audioset/youtube_corpus/strong/audioset_eval_strong.tsv",
+            "mid_to_display_name": "https://storage.googleapis.com/us_audioset/youtube_corpus/strong/mid_to_display_name.tsv",
         },
         "addresses of the published label files",
+    )
+    labels_sha256: dict[str, str] = field(
+        {}, "expected SHA-256 of label files, by the same names; of the others, what came is recorded", inert=True
     )
     labels_dir: str | None = field(None, "folder with local copies of the label files; null fetches them")
     folders: list[str] = field([], "folders of audio that are looked through before any download")
@@ -85,11 +114,28 @@ class AudioSet(Block):
     )
     download: Download = field(Download, "downloading")
 
+    @field_validator("labels_url", "labels_sha256")
+    @classmethod
+    def _known_files(cls, value: dict[str, str]) -> dict[str, str]:
+        if unknown := [name for name in value if name not in LABEL_FILES]:
+            raise ValueError(f"{unknown[0]!r} is no label file; the names are {', '.join(LABEL_FILES)}")
+        return value
+
+    @field_validator("weak_splits")
+    @classmethod
+    def _known_splits(cls, value: list[str]) -> list[str]:
+        names = ("balanced_train", "unbalanced_train")
+        if not value or len(set(value)) != len(value) or set(value) - set(names):
+            raise ValueError(
+                f"expected one or both of {', '.join(names)}, each once; write weak_splits: [{', '.join(names)}]"
+            )
+        return value
+
 
 class Miniature(Block):
     """The embedded data set that stands in for AudioSet and the downstream sets in the demo."""
 
-    seed: int = field(0, "seed of the scenes")
+    seed: int = field(0, "seed of the scenes", **Seed)
     strong_train: int = field(240, "training clips with strong labels", ge=20)
     weak_only_train: int = field(120, "further training clips with weak labels only", ge=0)
     heard: int = field(100, "evaluation clips: new mixtures of sources that are in the training clips", ge=20)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
-from framekd.config.base import Block, field
+from framekd.config.base import Block, Seed, field
 from framekd.config.recipe import HeadRecipe, TrainRecipe
 
 
@@ -14,13 +14,20 @@ class Task(Block):
     """A downstream task of Table II."""
 
     data: str = field("", "folder of the task's data")
-    seeds: list[int] = field([1, 2, 3, 4], "seeds (MAESTRO: ignored, one run a fold)")
+    seeds: list[Annotated[int, Field(**Seed)]] = field([1, 2, 3, 4], "seeds (MAESTRO: ignored, one run a fold)")
     head: Literal["linear", "attention"] = field("linear", "head on top of the frozen or fine-tuned transformer")
     median_seconds: float = field(0.25, "median filter of the post-processing", ge=0)
     min_seconds: float = field(0.125, "shortest event that is kept", ge=0)
     threshold: float = field(0.5, "probability above which a class is active; PSDS1 needs none", gt=0, lt=1)
     frozen: HeadRecipe = field(HeadRecipe, "training of the head alone")
     finetune: TrainRecipe = field(TrainRecipe, "training of everything")
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: list[int]) -> list[int]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("seeds must be different numbers, at least one; write seeds: [1, 2, 3, 4]")
+        return value
 
 
 def _task(data: str, frozen: dict, finetune: dict, **values: Any) -> Any:
@@ -78,3 +85,10 @@ class Downstream(Block):
         description="MAESTRO 5h: onset F-measure at 50 ms, 88 pitches, mean over 5 folds",
     )
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @field_validator("checkpoints", "modes")
+    @classmethod
+    def _some(cls, value: list[str]) -> list[str]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"expected at least one value, each once, not {value!r}")
+        return value

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from framekd.config.base import Block, UserError, difference, explain, field, merge
+from framekd.config.base import Block, Seed, UserError, difference, explain, field, merge, shown
 from framekd.config.data import AudioSet, Miniature
 from framekd.config.downstream import Downstream, Task
 from framekd.config.recipe import HeadRecipe, Recipe
+from framekd.config.sizes import SIZES, resolve_sizes, unknown_model
+from framekd.config.sources import Sources, read_sources
 from framekd.config.stages import (
     MODELS,
     SETTINGS,
@@ -37,7 +41,7 @@ class Config(Block):
     results_dir: str = field("results", "where results are written")
     data_dir: str = field("data", "where audio and labels are kept")
     models: list[str] = field(list(MODELS), "architectures")
-    seeds: list[int] = field([1, 2, 3], "seeds of each experiment (Sec. 3.4)")
+    seeds: list[Annotated[int, Field(**Seed)]] = field([1, 2, 3], "seeds of each experiment (Sec. 3.4)")
     models_per_job: int = field(1, "models trained one after the other in one job", inert=True, ge=1)
     seeds_per_job: int = field(1, "seeds trained one after the other in one job", inert=True, ge=1)
     sizes: dict[str, dict[str, Any]] = field(
@@ -74,11 +78,28 @@ class Config(Block):
             return values
         return {**values, "settings": {name: block for name, block in settings.items() if block is not None}}
 
+    @field_validator("models")
+    @classmethod
+    def _known_models(cls, value: list[str]) -> list[str]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"models must be different names, at least one; write models: [{', '.join(MODELS)}]")
+        for name in value:
+            if name not in SIZES:
+                raise ValueError(f"there is no model called {name!r}; {unknown_model(name)}")
+        return value
+
     @model_validator(mode="after")
     def _agree(self) -> Config:
+        self._refuse_names()
+        for name in dict.fromkeys([*self.models, *(name for name in self.sizes if name != "all")]):
+            try:
+                resolve_sizes(name, SIZES[name], self.model_sizes(name))
+            except UserError as error:
+                where = f"sizes.{name}" if name in self.sizes else "sizes.all"
+                raise ValueError(f"{where}: {error}") from None
         for name in self.step2.train:
             if name not in MODELS and name not in self.models:
-                raise ValueError(f"step2.train names {name!r}, which is none of {', '.join(self.models)}")
+                raise ValueError(f"step2.train names {name!r}; {unknown_model(name, dict.fromkeys(self.models))}")
         for name in self.step2.soft_labels.members if self.step2.soft_labels else []:
             if name not in self.models:
                 raise ValueError(f"step2.soft_labels.members names {name!r}, which is none of {', '.join(self.models)}")
@@ -108,6 +129,27 @@ class Config(Block):
                 f"downstream.full_setting {self.downstream.full_setting!r} is none of {list(self.settings)}"
             )
         return self
+
+    def _refuse_names(self) -> None:
+        """Refuse names of stages, models and settings that cannot be."""
+        stages = list(default_resources())
+        for name in self.resources:
+            if name not in stages:
+                near = difflib.get_close_matches(name, stages, n=1, cutoff=0.6)
+                hint = f"did you mean {near[0]!r}?" if near else f"the stages are {', '.join(stages)}."
+                raise ValueError(f"resources.{name}: {name!r} is no stage; {hint}")
+        for name in self.sizes:
+            if name != "all" and name not in SIZES:
+                raise ValueError(f"sizes.{name}: there is no model called {name!r}; {unknown_model(name)}")
+        if not self.settings:
+            raise ValueError("settings: expected at least one; write settings: {proposed: {}}")
+        for name in self.settings:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name, re.ASCII):
+                plain = re.sub(r"[^A-Za-z0-9]+", "_", name)[:99].strip("_") or "mine"
+                raise ValueError(
+                    f"settings.{name}: {shown(name)} cannot be a folder of the results; "
+                    f"name the setting with letters, digits, _ and -, such as {plain!r}"
+                )
 
     def _recipes(self) -> Iterator[tuple[str, HeadRecipe]]:
         """All recipes with the names of their keys."""
@@ -223,17 +265,22 @@ def resolve(values: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def load(values: dict[str, Any], *, source: str = "configuration") -> Config:
+def load(values: dict[str, Any], *, source: str = "configuration", sources: Sources | None = None) -> Config:
     """The configuration of `values`, which state only differences from the paper.
 
     A setting or a published checkpoint of the paper is dropped by writing null for it.
 
+    Args:
+        source: what a message names as the origin of the values.
+        sources: where they are written; a message then names file and line.
     Raises:
         UserError: one sentence per mistake.
     """
     try:
         return Config.model_validate(resolve(values))
     except ValidationError as error:
+        if sources:
+            raise UserError(explain(error, Config, locate=sources.locate)) from None
         raise UserError(f"{source}: " + explain(error, Config)) from None
 
 
@@ -243,17 +290,5 @@ def load_files(*paths: str | Path) -> Config:
     Raises:
         UserError: a file that is absent, no YAML or no configuration.
     """
-    import yaml
-
-    values: dict[str, Any] = {}
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise UserError(f"{path}: no such configuration file")
-        try:
-            read = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: not YAML: {str(error).splitlines()[-1].strip()}") from None
-        if not isinstance(read, dict):
-            raise UserError(f"{path}: expected keys and values, such as `seeds: [1, 2, 3]`")
-        values = merge(values, read)
-    return load(values, source=", ".join(map(str, paths)))
+    values, sources = read_sources(paths)
+    return load(values, sources=sources)

@@ -6,10 +6,12 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ValidationError, field_validator, model_validator
 
-from framekd.config.base import Block, Probability, UserError, explain, field, merge
+from framekd.config.base import Block, Probability, Seed, UserError, explain, field, merge, shown
 
 SEARCH: Literal["search"] = "search"
 """What a recipe says in place of a learning rate, to have it chosen from a grid."""
+LARGEST_RATE = 10.0
+"""Learning rate above which a number is a mistake."""
 
 
 class Augment(Block):
@@ -39,9 +41,9 @@ class HeadRecipe(Block):
 
     ELSEWHERE: ClassVar[frozenset[str]] = frozenset()  # keys of other trainings' recipes, for error messages
 
-    epochs: int = field(30, "passes of epoch_clips draws", ge=1)
-    epoch_clips: int = field(100_000, "clips drawn per epoch", ge=1)
-    batch_size: int = field(256, "clips per step, over all devices", ge=1)
+    epochs: int = field(30, "passes of epoch_clips draws", ge=1, le=100_000)
+    epoch_clips: int = field(100_000, "clips drawn per epoch", ge=1, le=100_000_000)
+    batch_size: int = field(256, "clips per step, over all devices", ge=1, le=1_000_000)
     learning_rate: float | Literal["search"] | dict[str, float | Literal["search"]] = field(
         1e-4, "peak learning rate; one number, or one per model; `search` tries the grid (Step 2, teachers, students)"
     )
@@ -53,6 +55,9 @@ class HeadRecipe(Block):
         "cosine", "learning rate after warm-up: cosine to min_learning_rate, or EfficientAT's exponential-flat-linear"
     )
     warmup_steps: int = field(5_000, "steps of linear warm-up", ge=0)
+    unfinished_warmup: bool = field(
+        False, "allow a warm-up that is longer than the training, whose rate then never reaches its peak", inert=True
+    )
     min_learning_rate: float = field(0.0, "where the cosine ends", ge=0)
     clip_gradient: float | None = field(None, "largest gradient norm; null is no clipping")
     head_init: Literal["default", "normal", "prior"] = field(
@@ -74,11 +79,12 @@ class HeadRecipe(Block):
         """Check all three forms here, so that the message is one sentence and not one per form."""
         for rate in value.values() if isinstance(value, dict) else [value]:
             try:
-                if rate != SEARCH and not float(rate) > 0:
+                if rate != SEARCH and not 0 < float(rate) <= LARGEST_RATE:
                     raise ValueError
             except (TypeError, ValueError):
                 raise ValueError(
-                    f"expected a positive number, one per model, or `search`, not {rate!r}; write learning_rate: 1.0e-4"
+                    f"expected a positive number up to {LARGEST_RATE:g}, one per model, or `search`, "
+                    f"not {shown(rate)}; write learning_rate: 1.0e-4"
                 ) from None
         return value
 
@@ -169,6 +175,8 @@ class TeacherRecipe(TrainRecipe):
             asked = self.select == "best_loss" if key != "patience" else self.patience is not None
             if asked and self.validation_share == 0:
                 raise ValueError(f"{key} needs validation clips; write validation_share: 0.05")
+            if asked and self.validate_epochs > self.epochs:
+                raise ValueError(f"{key} needs a validation within {self.epochs} epochs; write validate_epochs: 1")
         return self
 
 
@@ -185,12 +193,12 @@ class RateSearch(Block):
     """Choosing the learning rate of a recipe that says ``learning_rate: search``."""
 
     grid: list[float] = field([], "rates that are tried, one training each")
-    seed: int = field(1, "seed of these trainings and of the choice of clips that judge them")
+    seed: int = field(1, "seed of these trainings and of the choice of clips that judge them", **Seed)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if not self.grid or len(set(self.grid)) != len(self.grid) or min(self.grid) <= 0:
-            raise ValueError("grid needs different positive rates, at least one; write grid: [1.0e-4, 3.0e-4]")
+        if not self.grid or len(set(self.grid)) != len(self.grid) or not all(0 < r <= LARGEST_RATE for r in self.grid):
+            raise ValueError("grid needs different positive rates up to 10, at least one; write grid: [1.0e-4, 3.0e-4]")
         return self
 
 

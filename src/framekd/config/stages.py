@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, model_validator
 
 from framekd import releases
-from framekd.config.base import Block, field
+from framekd.config.base import Block, Seed, field
 from framekd.config.recipe import (
     LI_ET_AL,
     STUDENT,
@@ -69,7 +69,7 @@ class Step1(Block):
     """Checkpoints that the pipeline starts from (Sec. 2, Step 1)."""
 
     source: Literal["external", "seed"] = field("external", "published checkpoints, or weights drawn from a seed")
-    seed: int = field(0, "seed of the weights, for source: seed")
+    seed: int = field(0, "seed of the weights, for source: seed", **Seed)
     external: dict[str, External] = Field(default_factory=_external("ssl"), description="published Step 1 checkpoints")
 
 
@@ -165,7 +165,7 @@ class Step2(Block):
         ["fPaSST", "ASiT"], "models trained here; the others take published weak checkpoints (Sec. 3.2)"
     )
     external: dict[str, External] = Field(default_factory=_external("weak"), description="published Step 2 checkpoints")
-    seed: int = field(0, "seed of the training")
+    seed: int = field(0, "seed of the training", **Seed)
     soft_labels: ClipSoftLabels | None = Field(
         default_factory=published_clip_labels,
         description="what Step 2 learns from beside labels, where distillation_weight is above 0; null is nothing",

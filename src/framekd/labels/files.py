@@ -198,7 +198,7 @@ def read_weak_segments(path: str | Path) -> WeakLabels:
                 raise ValueError(f"clip {name} occurs twice (first as clip {clips[name] + 1})")
             # A dictionary, because a clip may list a label twice.
             found = {labels.of(m.strip(), _check_mid): None for m in mids.strip('"').split(",")}
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:  # float("inf") has no milliseconds
             what = 'expected YTID, start, end, "mid,mid"' if line.count(",") < 3 else str(error)
             raise UserError(f"{path}: line {number}: {what}") from None
         clips[name] = len(clips)

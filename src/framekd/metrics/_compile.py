@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import stat
 import tempfile
 from contextlib import ExitStack
 from functools import cache
@@ -24,10 +25,17 @@ def cache_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     for root in (Path(home) / "framekd", Path(tempfile.gettempdir()) / f"framekd-{os.getuid()}"):
         folder = root / "numba"
-        # Another user may have created the folder in a shared temporary directory. Never load code from it.
-        if _writable(folder) and folder.stat().st_uid == os.getuid():
+        # Another user may have created a folder in a shared temporary directory. Never load code from it, nor from a
+        # folder of ours in theirs: who owns the parent can exchange it.
+        if _writable(folder) and _ours(root) and _ours(folder):
             return folder
     return Path(tempfile.mkdtemp(prefix="framekd-numba-"))
+
+
+def _ours(folder: Path) -> bool:
+    """Whether a folder (no link) is this user's, and nobody else but its group can write to it."""
+    about = folder.lstat()
+    return stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & stat.S_IWOTH
 
 
 def _writable(folder: Path) -> bool:

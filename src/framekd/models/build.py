@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from framekd.config import UserError
+from framekd.config import UserError, resolve_sizes
 from framekd.models.asit import Asit
 from framekd.models.atst import Atst
 from framekd.models.beats import Beats
@@ -109,32 +109,3 @@ def switches(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The switches of the front end in a specification: what `build_model` takes as `front_end`."""
     found = spec["front_end"]
     return {key: found[key] for key in SWITCHES if key in found} if isinstance(found, Mapping) else {}
-
-
-def resolve_sizes(name: str, defaults: Mapping[str, Any], sizes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Merge `sizes` into the defaults of an architecture.
-
-    Without `mlp` or `mlp_ratio`, `mlp` keeps the architecture's ratio to the width.
-
-    Raises:
-        UserError: an unknown size, both `mlp` and `mlp_ratio`, or heads that do not divide the width.
-    """
-    given, defaults = dict(sizes or {}), {**defaults, "rnn_layers": defaults.get("rnn_layers", 2)}
-    allowed = sorted({*defaults, "mlp_ratio"})
-    unknown = sorted(set(given) - set(allowed))
-    if unknown:
-        raise UserError(f"{name} has no size called {unknown[0]!r}; its sizes are {', '.join(allowed)}.")
-    if "mlp" in given and "mlp_ratio" in given:
-        raise UserError("Give mlp (hidden units) or mlp_ratio (times width), not both.")
-    ratio = given.pop("mlp_ratio", None)
-    resolved = {**defaults, **given}
-    if ratio is not None:
-        resolved["mlp"] = round(ratio * resolved["width"])
-    elif "mlp" not in given:
-        resolved["mlp"] = defaults["mlp"] * resolved["width"] // defaults["width"]
-    if resolved["width"] % resolved["heads"]:
-        raise UserError(
-            f"{name}: heads ({resolved['heads']}) must divide width ({resolved['width']}); "
-            "change one of the two in sizes."
-        )
-    return resolved

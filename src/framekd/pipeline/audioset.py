@@ -29,7 +29,7 @@ def build_miniature(job: MiniatureJob, *, summary: str, threads: int) -> None:
 
 def get_labels(job: LabelsJob, *, out: Mapping[str, str]) -> None:
     """Fetch the published label files, or copy local ones, to the paths in `out`."""
-    acquisition.fetch_labels(out, labels_url=job.urls, labels_dir=job.directory)
+    acquisition.fetch_labels(out, labels_url=job.urls, labels_dir=job.directory, sha256=job.sha256)
 
 
 def list_clips(job: ClipsJob, *, labels: Mapping[str, str], out: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +135,7 @@ def _examples(inputs: ReportInputs, found: Findings) -> None:
         return
     try:
         found.examples.append(read_examples(inputs.examples))
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged archive raises whatever it likes, such as zlib.error
         found.missing.append(f"example clips: {_reason(inputs.examples, error)}")
 
 
@@ -145,10 +144,11 @@ def _costs(inputs: ReportInputs, found: Findings) -> None:
     for stage, path in inputs.specs:
         try:
             about = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+            costs([(stage, about := about.get("provenance", about))])
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             found.missing.append(f"cost of a training: {_reason(path, error)}")
             continue
-        listed.append((stage, about.get("provenance", about)))
+        listed.append((stage, about))
     found.costs = costs(listed)
 
 
@@ -167,7 +167,7 @@ def costs(provenances: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFrame:
         if "hours" in about:
             gpus = about.get("processes", 1) if about["device"] != "cpu" else 1
             energy = about.get("watt_hours", float("nan"))
-            rows.append((stage, about["device"], about["hours"] * gpus, energy))
+            rows.append((stage, str(about["device"]), float(about["hours"] * gpus), float(energy)))
     if not rows:
         return pd.DataFrame(columns=COSTS)
     frame = pd.DataFrame(rows, columns=["stage", "device", "hours", "watt_hours"])
@@ -188,7 +188,8 @@ def _times(inputs: ReportInputs, found: Findings) -> None:
             found.missing.append(f"{path}: unreadable (no column s)")
             continue
         memory = pd.to_numeric(frame["max_rss"], errors="coerce").max() if "max_rss" in frame else float("nan")
-        rows.append({"stage": stage, "seconds": float(frame["s"].sum()), "memory_mb": memory})
+        seconds = float(pd.to_numeric(frame["s"], errors="coerce").sum())
+        rows.append({"stage": stage, "seconds": seconds, "memory_mb": memory})
     if rows:
         found.times = pd.DataFrame(rows)
 

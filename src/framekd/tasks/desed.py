@@ -13,7 +13,7 @@ from framekd.config import Task, UserError
 from framekd.data import ClipSet, labelled
 from framekd.labels import ClassList
 from framekd.metrics import median_filter, psds1
-from framekd.tasks.problem import Audio, Events, Part, Problem, Run, Score, find
+from framekd.tasks.problem import Audio, Events, Part, Problem, Run, Score, find, inside
 
 # Layouts of the DESED tool, the DCASE baseline and the miniature; copies at 16 kHz come first.
 METADATA = {
@@ -58,14 +58,14 @@ def read_strong(path: Path) -> Events:
     """
     out: Events = {}
     for number, row in enumerate(_rows(path, ("filename", "onset", "offset", "event_label")), start=2):
-        events = out.setdefault(row["filename"], [])
+        events = out.setdefault(inside(row["filename"] or "", path), [])
         if not row["event_label"]:
             continue
         try:
             onset, offset = float(row["onset"]), float(row["offset"])
-        except ValueError:
+        except (TypeError, ValueError):
             raise UserError(f"{path}: line {number}: onset and offset must be numbers of seconds") from None
-        if not 0 <= onset <= offset:
+        if not 0 <= onset <= offset < float("inf"):
             raise UserError(f"{path}: line {number}: an event cannot last from {onset} to {offset} s")
         events.append((onset, offset, row["event_label"]))
     return out
@@ -74,7 +74,10 @@ def read_strong(path: Path) -> Events:
 def read_weak(path: Path) -> dict[str, list[str]]:
     """Read labels by file from a TSV with columns filename and event_labels (separated by commas)."""
     rows = _rows(path, ("filename", "event_labels"))
-    return {row["filename"]: [label for label in row["event_labels"].split(",") if label] for row in rows}
+    return {
+        inside(row["filename"] or "", path): [label for label in (row["event_labels"] or "").split(",") if label]
+        for row in rows
+    }
 
 
 def _audio(root: Path, kind: str, wanted: Sequence[str]) -> Audio:

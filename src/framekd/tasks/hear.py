@@ -18,7 +18,7 @@ from framekd.data import ClipSet, labelled
 from framekd.events import active_runs
 from framekd.labels import ClassList
 from framekd.metrics import event_f1, median_filter, onset_f1
-from framekd.tasks.problem import Audio, Events, Part, Problem, Run, Score, find
+from framekd.tasks.problem import Audio, Events, Part, Problem, Run, Score, find, inside
 from framekd.units import FRAME_RATE, FRAME_SECONDS
 
 _AUDIO = ("16000", "48000", "44100", "22050", "audio")
@@ -40,20 +40,25 @@ def read_split(path: Path, classes: ClassList) -> Events:
     """Read the events of a split. The file has milliseconds, the result has seconds."""
     try:
         content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
         raise UserError(f"{path}: not JSON ({error})") from None
     out: Events = {}
+    if not isinstance(content, dict) or not all(isinstance(events, list) for events in content.values()):
+        raise UserError(f"{path}: expected a list of events for each file")
     for name, events in content.items():
         rows = []
         for event in events:
-            label = str(event["label"])
-            start, end = float(event["start"]), float(event["end"])
+            try:
+                label = str(event["label"])
+                start, end = float(event["start"]), float(event["end"])
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{path}: {name} has an event without label, start and end in ms") from None
             if label not in classes:
                 raise UserError(f"{path}: {name} has label {label!r}, which labelvocabulary.csv lacks")
-            if not 0 <= start <= end:
+            if not 0 <= start <= end < float("inf"):
                 raise UserError(f"{path}: {name} has an event from {start} to {end} ms")
             rows.append((start / 1000, end / 1000, label))
-        out[name] = sorted(rows)
+        out[inside(name, path)] = sorted(rows)
     if not out:
         raise UserError(f"{path}: lists no files")
     return out

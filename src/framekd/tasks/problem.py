@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -100,6 +100,16 @@ def find(root: Path, *places: str) -> Path:
         if (root / place).exists():
             return root / place
     raise UserError(f"{root}: found none of {', '.join(places)}; docs/downstream.md shows the layout")
+
+
+def inside(name: str, path: Path) -> str:
+    """`name` of an audio file that the list at `path` gives; UserError if it leads out of the folder of audio."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+        raise UserError(
+            f"{path}: {name[:80]!r} is not the name of an audio file in the task's folder; correct the list"
+        )
+    return name
 
 
 class Audio(Arrays):
