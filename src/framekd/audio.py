@@ -112,14 +112,13 @@ def decode_float(
     """
     if not 0 <= start <= MAX_SECONDS or (duration is not None and not 0 < duration <= MAX_SECONDS):
         raise ValueError(f"cannot cut {duration} s at {start} s")
-    longest = MAX_SECONDS if duration is None else duration
     if isinstance(media, bytes):
         name, source, data = "the data", "pipe:0", media
     else:
         name, source, data = os.fspath(media), f"file:{os.fspath(media)}", None
         if not Path(media).is_file():
             raise FileNotFoundError(f"{name}: no such audio file")
-    command = _decoder(source, _filters(start, duration, sample_rate, channel), longest=longest + 1)
+    command = _decoder(source, _filters(start, duration, sample_rate, channel))
     stdin = subprocess.DEVNULL if data is None else None
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, stdin=stdin, input=data)
@@ -137,11 +136,10 @@ def decode_float(
     return samples
 
 
-def _decoder(source: str, chain: str, *, longest: float | None = None) -> list[str]:
-    """The command that decodes (at most `longest` s of) the first audio stream to float32 on standard output."""
+def _decoder(source: str, chain: str, *) -> list[str]:
+    """The command that decodes the first audio stream to float32 on standard output."""
     stream = ffmpeg.input(source, threads=1, protocol_whitelist="file,pipe", format_whitelist=_FORMATS)["a:0"]
-    limit = {} if longest is None else {"t": longest}
-    return _command(stream.output("pipe:1", af=chain, threads=1, format="f32le", **limit))
+    return _command(stream.output("pipe:1", af=chain, threads=1, format="f32le"))
 
 
 def _last_line(messages: bytes) -> str:

@@ -49,9 +49,11 @@ class Exported(nn.Module):
         # What is fixed by the length is computed before tracing, and so a constant of the file: ONNX has no strided
         # view (BEATs' biases) and no adaptive pooling. Alignment is linear, so that of the identity is its matrix.
         matrix = functools.cache(lambda length, frames: FrameModel.align(self.model, torch.eye(length)[None], frames))
-        self.model.align = (  # type: ignore[method-assign]
-            lambda seq, n_frames: matrix(int(seq.shape[1]), int(n_frames)) @ seq
-        )
+
+        def align(seq: Tensor, n_frames: int) -> Tensor:
+            return matrix(int(seq.shape[1]), int(n_frames)) @ seq
+
+        self.model.align = align  # type: ignore[method-assign, assignment]
         if isinstance(beats := self.model.encoder, Beats):
             bias = functools.cache(beats.bias)
             beats.bias = lambda length: bias(int(length))  # type: ignore[method-assign]

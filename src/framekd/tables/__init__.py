@@ -11,7 +11,6 @@ from framekd.tables.output import (
     wide_table2,
     write_csv,
     write_partial,
-    write_published,
     write_significance,
     write_table,
 )
@@ -58,7 +57,6 @@ __all__ = [
     "wide_table2",
     "write_csv",
     "write_partial",
-    "write_published",
     "write_significance",
     "write_table",
 ]
