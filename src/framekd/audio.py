@@ -109,7 +109,6 @@ def decode_float(
     """
     if not 0 <= start <= MAX_SECONDS or (duration is not None and not 0 < duration <= MAX_SECONDS):
         raise ValueError(f"cannot cut {duration} s at {start} s")
-    longest = MAX_SECONDS if duration is None else duration
     if isinstance(media, bytes):
         name, source, data = "the data", "pipe:0", media
     else:
@@ -117,8 +116,8 @@ def decode_float(
         if not Path(media).is_file():
             raise FileNotFoundError(f"{name}: no such audio file")
     stream = ffmpeg.input(source, threads=1, protocol_whitelist="file,pipe", format_whitelist=_FORMATS)["a:0"]
-    chain = _filters(start, duration, sample_rate, channel)
-    command = _command(stream.output("pipe:1", af=chain, threads=1, format="f32le", t=longest + 1))
+    chain = _filters(start, MAX_SECONDS + 1 if duration is None else duration, sample_rate, channel)
+    command = _command(stream.output("pipe:1", af=chain, threads=1, format="f32le"))
     stdin = subprocess.DEVNULL if data is None else None
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, stdin=stdin, input=data)
