@@ -118,7 +118,8 @@ def decode_float(
         name, source, data = os.fspath(media), f"file:{os.fspath(media)}", None
         if not Path(media).is_file():
             raise FileNotFoundError(f"{name}: no such audio file")
-    command = _decoder(source, _filters(start, duration, sample_rate, channel))
+    longest = MAX_SECONDS + 1 if duration is None else duration
+    command = _decoder(source, _filters(start, longest, sample_rate, channel))
     stdin = subprocess.DEVNULL if data is None else None
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, stdin=stdin, input=data)

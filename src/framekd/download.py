@@ -83,7 +83,7 @@ def problems(settings: config.Download) -> list[str]:
             f"YouTube needs a JavaScript runtime: install {settings.javascript} and put it on PATH"
             + (f", or write audioset: {{download: {{javascript: {others[0]}}}}}" if others else "")
         )
-    if settings.cookies and Path(settings.cookies).is_file():
+    if settings.cookies:
         try:
             read_cookies(settings.cookies)
         except UserError as error:

@@ -137,7 +137,8 @@ def test_the_doctor_misses_a_javascript_runtime_for_youtube_alone(monkeypatch, t
     assert download.problems(config.Download(url="http://127.0.0.1:1/{ytid}")) == []
     assert "cookies" in download.problems(config.Download(url="http://h/{ytid}", cookies=str(tmp_path / "no")))[0]
     monkeypatch.setattr(download.shutil, "which", lambda name: "/bin/node" if name == "node" else None)
-    assert download.problems(config.Download()) == []
+    assert "write audioset: {download: {javascript: node}}" in download.problems(config.Download())[0]
+    assert download.problems(config.Download(javascript="node")) == []
 
 
 @pytest.mark.parametrize("url", ["https://www.youtube.com/watch?v={ytid}", "https://youtu.be/{ytid}"])

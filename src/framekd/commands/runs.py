@@ -1,4 +1,4 @@
-"""`framekd tables`, `explain` and `compare`: questions about a run."""
+"""`framekd tables`, `explain`, `verify` and `compare`: questions about a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from framekd.errors import UserError
 
 
 def add(commands: Any) -> None:
-    """Add the arguments of the three commands."""
+    """Add the arguments of the commands."""
     out = commands.add_parser("tables", help="write what there is of the tables of a run, and what is missing")
     out.set_defaults(run=partial_tables)
     out.add_argument("results", metavar="RESULTS", help="folder of results, such as results/demo")
@@ -18,9 +18,30 @@ def add(commands: Any) -> None:
     out.add_argument("results", nargs="+", metavar="RESULT", help="a file or checkpoint folder; of two, the difference")
     out.add_argument("--configfile", nargs="+", default=[], help="differences from config/config.yaml")
     out.add_argument("--deep", action="store_true", help="all ancestors, not only the parents")
+    out = commands.add_parser("verify", help="find damaged files: compare all that a run keeps with its recorded sums")
+    out.set_defaults(run=verify)
+    out.add_argument("directories", nargs="+", metavar="DIR", help="folder of results or data, such as results/demo")
+    out.add_argument("--no-record", action="store_true", help="do not write the sums of new files to DIR/sums.json")
     out = commands.add_parser("compare", help="which of the paper's numbers and claims a table shows")
     out.set_defaults(run=compare)
     out.add_argument("table", metavar="TABLE", help="table1.csv, teachers.csv or table2.csv of a run")
+
+
+def verify(given: argparse.Namespace) -> int:
+    """Print each damaged file below the folders; the exit code is 1 if there is any."""
+    from framekd.verify import verify
+
+    bad = 0
+    for directory in given.directories:
+        count, found = verify(directory, record=not given.no_record)
+        for sentence in found:
+            print(f"- {sentence}")
+        bad += len(found)
+        print(
+            f"framekd verify: {directory}: {count} files checked, "
+            + (f"{len(found)} damaged" if found else "all whole")
+        )
+    return int(bad > 0)
 
 
 def partial_tables(given: argparse.Namespace) -> int:

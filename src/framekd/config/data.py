@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from string import Formatter
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -45,18 +44,6 @@ class Download(Block):
     javascript: Literal["deno", "node", "bun", "quickjs"] = field(
         "deno", "JavaScript runtime that YouTube's page runs in; only deno confines what it runs", inert=True
     )
-
-    @field_validator("url")
-    @classmethod
-    def _names_a_clip(cls, value: str) -> str:
-        try:
-            names = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
-        except ValueError:
-            names = {"?"}
-        if "ytid" not in names or names - {"ytid", "port"}:
-            line = "write url: 'https://www.youtube.com/watch?v={ytid}'"
-            raise ValueError(f"{value!r} must hold {{ytid}}, in place of a clip's id, and no other braces; {line}")
-        return value
 
     @field_validator("proxy")
     @classmethod

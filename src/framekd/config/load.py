@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -132,6 +133,16 @@ class Config(Block):
 
     def _refuse_names(self) -> None:
         """Refuse names of stages, models and settings that cannot be."""
+        url = self.audioset.download.url
+        try:
+            names = {name for _, name, _, _ in Formatter().parse(url) if name is not None}
+        except ValueError:
+            names = set()
+        if "ytid" not in names or names - {"ytid", "port"}:
+            raise ValueError(
+                f"audioset.download.url: {shown(url)} must hold {{ytid}} for a clip's id, and no other braces; "
+                "write url: 'https://www.youtube.com/watch?v={ytid}'"
+            )
         stages = list(default_resources())
         for name in self.resources:
             if name not in stages:
