@@ -59,6 +59,8 @@ def _data(config: Config) -> list[str]:
     out += [f"audioset.hdf5: {file} does not exist" for file in config.audioset.hdf5 if not Path(file).exists()]
     if config.audioset.labels_dir and not Path(config.audioset.labels_dir).is_dir():
         out.append(f"audioset.labels_dir: {config.audioset.labels_dir} does not exist")
+    if config.published.clips and not Path(config.published.clips).is_file():
+        out.append(f"published.clips: {config.published.clips} does not exist")
     for name in config.settings:
         student = config.setting(name).student
         path = student.soft_labels.path if student and student.soft_labels else None
