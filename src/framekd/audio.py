@@ -137,7 +137,7 @@ def decode_float(
     return samples
 
 
-def _decoder(source: str, chain: str, *) -> list[str]:
+def _decoder(source: str, chain: str) -> list[str]:
     """The command that decodes the first audio stream to float32 on standard output."""
     stream = ffmpeg.input(source, threads=1, protocol_whitelist="file,pipe", format_whitelist=_FORMATS)["a:0"]
     return _command(stream.output("pipe:1", af=chain, threads=1, format="f32le"))

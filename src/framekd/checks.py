@@ -165,6 +165,8 @@ def _folders(config: Config) -> Iterator[Problem]:
         if lost:
             what = f"{labels} has no {lost[0]}" + (f" and {len(lost) - 1} other label files" if lost[1:] else "")
             yield Problem("audioset.labels_dir", what, "put the published files there, or write labels_dir: null")
+    if config.published.clips and not Path(config.published.clips).is_file():
+        yield Problem("published.clips", f"{config.published.clips} does not exist", "correct the path, or write null")
     cookies = audioset.download.cookies
     if audioset.download.enabled and cookies and not Path(cookies).is_file():
         remedy = "correct the path, or write cookies: null"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import median_filter as scipy_filter
 
 from framekd.config import UserError
-from framekd.metrics import median_filter, window_frames
+from framekd.metrics import filters, median_filter, window_frames
 from framekd.metrics.filters import _filter_tensor, selection_network
 
 
@@ -29,6 +29,17 @@ def test_equal_to_scipy(clips, frames, classes, window, seed, ties):
     assert found.dtype == scores.dtype
     assert np.array_equal(found, expected(scores, window))
     assert np.array_equal(_filter_tensor(torch.from_numpy(scores), window).numpy(), found)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "int64"])
+def test_without_numba_the_results_are_the_same(monkeypatch, kind):
+    scores = np.random.default_rng(1).normal(0, 9, size=(3, 40, 5)).astype(kind)
+    compiled = median_filter(scores)
+    monkeypatch.setattr(filters, "compiles", lambda: False)
+    plain = median_filter(scores)
+    assert plain.dtype == compiled.dtype and np.array_equal(plain, compiled)
+    with pytest.raises(UserError, match="NaN"):
+        median_filter(np.full((2, 3, 4), np.nan))
 
 
 @pytest.mark.parametrize("window", range(1, 34))

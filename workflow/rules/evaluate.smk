@@ -190,7 +190,7 @@ rule evaluate_published:
 
 use rule table1 as table_published with:
     input:
-        scores=lambda w: plan.published_scores,
+        scores=plan.published_scores,
         published="config/published/table1.csv",
     output:
         csv=f"{R}/published.csv",

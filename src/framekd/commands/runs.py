@@ -56,7 +56,10 @@ def partial_tables(given: argparse.Namespace) -> int:
 
 def explain(given: argparse.Namespace) -> int:
     """Print which job made a result and what has changed since; of two results, what differs."""
-    from framekd import explain
+    try:
+        from framekd import explain
+    except ModuleNotFoundError as error:
+        raise UserError(f"explain needs {error.name}: pip install 'framekd[workflow]'.") from error
 
     if len(given.results) > 2:
         raise UserError(f"explain takes one result or two, not {len(given.results)}")

@@ -7,6 +7,7 @@ machine code is stored in one folder per user. A file lock lets the first proces
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import stat
 import tempfile
@@ -14,6 +15,8 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+
+from framekd.errors import UserError
 
 
 def cache_folder() -> Path:
@@ -49,9 +52,17 @@ def _writable(folder: Path) -> bool:
 
 @cache
 def kernels(name: str) -> ModuleType:
-    """Return `framekd.metrics._<name>_kernels`: compiled on first use, loaded from the cache afterwards."""
+    """Return `framekd.metrics._<name>_kernels`: compiled on first use, loaded from the cache afterwards.
+
+    Raises:
+        UserError: numba is not installed.
+    """
     from filelock import FileLock
-    from numba.core import config
+
+    try:
+        from numba.core import config
+    except ImportError as error:
+        raise UserError("Scores need numba, which is not installed: pip install 'framekd[evaluate]'.") from error
 
     folder = cache_folder()
     settings = vars(config)  # numba creates these names at run time
@@ -65,6 +76,12 @@ def kernels(name: str) -> ModuleType:
             return importlib.import_module(f"framekd.metrics._{name}_kernels")
         finally:
             settings["CACHE_DIR"] = before
+
+
+@cache
+def compiles() -> bool:
+    """Whether numba is installed. It is an extra: detecting events needs none of its kernels."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def cores(threads: int | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from framekd.config import UserError
-from framekd.metrics._compile import cores, kernels
+from framekd.metrics._compile import compiles, cores, kernels
 from framekd.units import FRAME_SECONDS
 
 
@@ -99,6 +99,10 @@ def _filter_numpy(scores: np.ndarray, window: int, threads: int) -> np.ndarray:
     out = np.empty_like(blocks)
     if not out.size:
         return out.reshape(scores.shape).astype(scores.dtype)
+    if not compiles():
+        import torch
+
+        return _filter_tensor(torch.from_numpy(blocks), window).numpy().reshape(scores.shape).astype(scores.dtype)
     source, pairs = window_source(scores.shape[-2], window), selection_network(window)
     run = kernels("filter").median_rows
     parts = [p for p in np.array_split(np.arange(len(blocks)), min(threads, len(blocks))) if len(p)]
