@@ -181,7 +181,7 @@ def detection_timeline(
         rows[-1].xaxis.set_major_formatter(lambda x, _: f"{int(x) // 60}:{int(x) % 60:02d}")
     rows[-1].set_xlabel("minutes:seconds" if found.seconds > 120 else "seconds")
     less = f", {len(shown)} shown" if len(lengths) > len(shown) else ""
-    labels = ["score", "threshold", f"detected event ({len(events)} of {len(lengths)} classes{less})"]
+    labels = ["score", "threshold", f"detected event ({len(events)} in {len(lengths)} classes{less})"]
     figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     if title:
         first.set_title(title, fontsize=9, loc="left")

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -47,34 +46,21 @@ def test_an_event_ends_with_the_stream(folder):
 
 
 @pytest.mark.parametrize("options", [[], ["--rate", "48000", "--channels", "2"]])
-def test_a_pipe_gives_events_within_two_seconds_of_their_end(folder, tmp_path, options):
-    """One second of noise, then silence in real time: the event is there before the pipe is closed."""
+def test_a_pipe_needs_no_more_than_a_second_of_audio_after_an_event(folder, tmp_path, options):
+    """The pipe stays open: what is printed does not wait for more. The audio, not the clock, is what is counted."""
     rate = 48_000 if options else 16_000
-    wave, _ = soundfile.read(bursts(tmp_path / "a.wav", [(0.5, 1.5)], 6, rate=rate), dtype="int16")
-    if options:
-        wave = np.repeat(wave[:, None], 2, axis=1)
+    wave, _ = soundfile.read(bursts(tmp_path / "a.wav", [(0.5, 1.5)], 2.5, rate=rate), dtype="int16")
     command = [sys.executable, "-m", "framekd.cli", "listen", "--model", str(folder), "--classes", "burst", *options]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with subprocess.Popen(command, **pipes) as process:
+        timer = threading.Timer(120, process.kill)
+        timer.start()
         assert process.stderr.readline() == b"framekd: listening\n"
-        heard = {}
-
-        def read() -> None:
-            for line in process.stdout:
-                heard.setdefault("event", (time.monotonic(), json.loads(line)))
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        begin = time.monotonic()
-        for at in range(0, len(wave), rate // 10):
-            time.sleep(max(0, begin + at / rate - time.monotonic()))
-            process.stdin.write(wave[at : at + rate // 10].tobytes())
-            process.stdin.flush()
-            if "event" in heard:
-                break
-        assert "event" in heard, "no event in the 4.5 s after its end"
+        process.stdin.write((np.repeat(wave[:, None], 2, axis=1) if options else wave).tobytes())
+        process.stdin.flush()
+        event = json.loads(process.stdout.readline())
+        assert process.poll() is None
         process.stdin.close()
-        reader.join()
-    when, event = heard["event"]
+        assert process.stdout.read() == b"" and process.wait() == 0
+        timer.cancel()
     assert event["event_label"] == "burst" and abs(event["onset"] - 0.5) < 0.1 and abs(event["offset"] - 1.5) < 0.15
-    assert 0 < when - begin - event["offset"] < 2
