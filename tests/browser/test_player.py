@@ -65,7 +65,7 @@ def page(tmp_path_factory) -> Path:
 
 
 def console(page: Path) -> Iterator[str]:
-    """What Chromium prints on its console, with every host but the file itself unreachable, for up to a minute."""
+    """What Chromium prints on its console, with every host but the file itself unreachable, for up to two minutes."""
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1000,700",
         f"--user-data-dir={page.parent / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND",
@@ -73,7 +73,7 @@ def console(page: Path) -> Iterator[str]:
         "--remote-debugging-port=0", page.as_uri(),
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        timer = threading.Timer(60, process.kill)
+        timer = threading.Timer(120, process.kill)
         timer.start()
         try:
             yield from (line for line in process.stderr if "CONSOLE" in line)

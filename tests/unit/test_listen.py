@@ -53,7 +53,7 @@ def test_a_pipe_needs_no_more_than_a_second_of_audio_after_an_event(folder, tmp_
     command = [sys.executable, "-m", "framekd.cli", "listen", "--model", str(folder), "--classes", "burst", *options]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with subprocess.Popen(command, **pipes) as process:
-        timer = threading.Timer(120, process.kill)
+        timer = threading.Timer(400, process.kill)
         timer.start()
         assert process.stderr.readline() == b"framekd: listening\n"
         process.stdin.write((np.repeat(wave[:, None], 2, axis=1) if options else wave).tobytes())

@@ -11,8 +11,9 @@ import pytest
 from framekd.config import UserError
 from framekd.metrics import psds1
 from framekd.overview import Overview
-from framekd.plots import class_bars, detection_timeline, psd_roc, score_timeline
+from framekd.plots import class_bars, psd_roc, score_timeline
 from framekd.predict import Prediction, event_runs, event_table
+from framekd.timeline import detection_timeline
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,7 @@ def _pictures(
 ) -> None:
     from framekd.commands.formats import beside, replacing, write_text
     from framekd.player import page
-    from framekd.plots import detection_timeline
+    from framekd.timeline import detection_timeline
 
     if given.plot:
         figure = detection_timeline(found, overview, names, threshold=threshold, title=stem.name)
