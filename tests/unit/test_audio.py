@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from framekd.audio import DecodeError, declared_seconds, decode, decode_float, ffmpeg_path, problems, to_int16
+from framekd.audio import (
+    DecodeError,
+    declared_seconds,
+    decode,
+    decode_float,
+    decode_stream,
+    ffmpeg_path,
+    problems,
+    to_int16,
+)
 
 CODECS = {
     "wav": [],
@@ -185,3 +195,50 @@ def test_doctor_reports_a_missing_ffmpeg_and_nothing_else(monkeypatch, tmp_path)
     finally:
         monkeypatch.undo()
         ffmpeg_path.cache_clear()
+
+
+@pytest.mark.parametrize("codec", ["mp3", "flac"])
+def test_a_stream_has_the_samples_of_the_file(codec, tmp_path):
+    media = convert(click_track(tmp_path / "c.wav", 44100), tmp_path / f"c.{codec}", *CODECS[codec])
+    blocks = list(decode_stream(media, block_seconds=3))
+    assert [len(block) for block in blocks[:-1]] == [48_000] * (len(blocks) - 1) and 0 < len(blocks[-1]) <= 48_000
+    assert np.array_equal(np.concatenate(blocks), decode_float(media))
+
+
+def test_a_stream_of_nothing_nonsense_nan_and_too_much(tmp_path):
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    assert list(decode_stream(tmp_path / "empty.wav")) == []
+    soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan, 0.1] * 500, np.float32), 16000, subtype="FLOAT")
+    (tmp_path / "text.wav").write_text("hello " * 500)
+    soundfile.write(tmp_path / "long.wav", np.zeros(16000 * 8), 16000)
+    for name, words in (
+        ("nan.wav", "non-finite"), ("text.wav", "no audio that can be decoded"), ("long.wav", "more than 0.002 hours"),
+        ("", "it is a folder"),
+    ):  # fmt: skip
+        with pytest.raises(DecodeError, match=words):
+            list(decode_stream(tmp_path / name, block_seconds=1, max_seconds=7.2))
+
+
+def test_an_error_of_the_decoder_is_one_also_after_samples_have_come(tmp_path, monkeypatch):
+    """A decoder that writes a second of audio and then fails, as one does that runs out of memory."""
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\nhead -c 64000 /dev/zero\necho broken >&2\nexit 69\n")
+    program.chmod(0o755)
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    ffmpeg_path.cache_clear()
+    monkeypatch.setenv("FRAMEKD_FFMPEG", str(program))
+    try:
+        with pytest.raises(DecodeError, match=r"decoding stopped after 1.0 s \(broken; ffmpeg's exit code 69\)"):
+            list(decode_stream(tmp_path / "a.wav"))
+    finally:
+        monkeypatch.undo()
+        ffmpeg_path.cache_clear()
+
+
+def test_a_stream_that_is_left_early_leaves_no_process(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000 * 60), 16000)
+    blocks = decode_stream(tmp_path / "a.wav", block_seconds=1)
+    next(blocks)
+    blocks.close()
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert not any(b"a.wav" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)

@@ -5,11 +5,15 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from framekd.config import UserError
 from framekd.metrics import psds1
+from framekd.overview import Overview
 from framekd.plots import class_bars, psd_roc, score_timeline
+from framekd.predict import Prediction, event_runs, event_table
+from framekd.timeline import detection_timeline
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,31 @@ def test_timeline_shows_true_events_first_and_shades_them():
     assert png(figure)
     with pytest.raises(UserError, match="shape"):
         score_timeline(scores, ["a"])
+
+
+@pytest.mark.parametrize("hours", [0.01, 1])
+def test_detected_events_are_drawn_and_named_as_detected_on_one_axis(hours):
+    frames, names = round(hours * 90_000), [f"class {k}" for k in range(20)]
+    overview, scores = Overview(), np.zeros((frames, 20), np.float32)
+    scores[:, 3] = 0.4
+    scores[100:200, 5] = scores[300:350, 5] = scores[400:, 7] = 0.9
+    for part in np.array_split(scores, 30):
+        overview.add_scores(part)
+        overview.add_audio(np.zeros(640 * len(part), np.float32))
+    peaks = pd.DataFrame({"event_label": names, "score": scores.max(0), "onset": 0.0})
+    peaks = peaks.sort_values("score", ascending=False, kind="stable")
+    runs = event_runs([scores], np.full(20, 0.5))
+    found = Prediction(event_table(runs, names, frames / 25), peaks, frames / 25)
+    figure = detection_timeline(found, overview, names, title="an hour.mp3")
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels[1:4] == ["class 7 (1)", "class 5 (2)", "class 3 (0)"] and len(labels) == 9
+    assert {axes.get_xlim() for axes in figure.axes} == {(0, frames / 25)}
+    (bars,) = figure.axes[2].collections
+    drawn = [path.get_extents() for path in bars.get_paths()]
+    assert [box.x0 for box in drawn] == pytest.approx([4, 12]) and drawn[0].x1 >= 8
+    assert all(box.width >= frames / 25 / 900 for box in drawn), "too narrow to see"
+    assert "detected event (3 in 2 classes)" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(overview.scores()[0]) <= 2049 and png(figure)
 
 
 def test_no_window_system_is_touched():

@@ -123,6 +123,9 @@ def test_standard_input(run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Stdin)
     assert run("predict", "-", "--out", "out") == (0, "-: 2 events in 4.0 s\n")
     assert spans(Path("out/stdin.events.tsv")) == [(1.0, 2.08)]
+    Stdin.buffer = io.BytesIO(b"no audio")
+    code, said = run("predict", "-", "--out", "out")
+    assert code == 1 and said.startswith("framekd: -: no audio that can be decoded") and said.count("\n") == 1
 
 
 def test_odd_audio_gives_right_results(run):

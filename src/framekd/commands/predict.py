@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def read_threshold(text: str) -> float | dict[str, float]:
 def predict(given: argparse.Namespace) -> int:
     """Detect events in each file. A file that cannot be read is reported and skipped, and the exit code is 1."""
     from framekd.commands.formats import FORMATS
-    from framekd.commands.recordings import collect
+    from framekd.commands.recordings import collect, on_disk
 
     formats = list(dict.fromkeys(given.format.split(",")))
     if unknown := [name for name in formats if name not in FORMATS]:
@@ -104,11 +105,15 @@ def predict(given: argparse.Namespace) -> int:
     options, failed = options_of(given, classes), len(problems)
     with Progress(recordings) as progress:
         for recording in recordings:
+            path = recording.path
             try:
-                one(recording, model, classes, options, given, formats, progress)
+                with on_disk(recording) as path:
+                    one(recording, path, model, classes, options, given, formats, progress)
             except (UserError, OSError) as error:
                 failed += 1
-                progress.say(_sentence(recording, error))
+                progress.say(_sentence(recording, path, error))
+            except KeyboardInterrupt:
+                return 130
             progress.done(recording)
     return int(failed > 0)
 
@@ -125,9 +130,9 @@ def early_check(given: argparse.Namespace) -> None:
         raise UserError(f"--median: expected 0 (no filter) to 10 seconds, not {given.median:g}")
 
 
-def _sentence(recording: Recording, error: BaseException) -> str:
-    """One line that begins with the recording's name."""
-    text = " ".join(str(error).replace(str(recording.path), recording.name).split())
+def _sentence(recording: Recording, path: Path, error: BaseException) -> str:
+    """One line that begins with the recording's name instead of the path that was read."""
+    text = " ".join(str(error).replace(str(path), recording.name).split())
     return text if recording.name in text else f"{recording.name}: {text}"
 
 
@@ -138,6 +143,7 @@ def warn(sentence: str) -> None:
 
 def one(
     recording: Recording,
+    path: Path,
     model: Any,
     classes: Sequence[str],
     options: dict[str, Any],
@@ -148,42 +154,42 @@ def one(
     """Write all results of one recording and print a line about it."""
     from framekd.audio import declared_seconds
     from framekd.commands import formats as files
-    from framekd.commands.recordings import on_disk
     from framekd.overview import Overview
     from framekd.predict import predict_file
 
     stem = recording.stem
     names = list(classes) if options["keep"] is None else [classes[k] for k in options["keep"]]
     overview = Overview() if given.plot or given.html else None
-    with on_disk(recording) as path:
+    declared = None
+    with suppress(subprocess.TimeoutExpired):
         declared = declared_seconds(path) if path.is_file() else None
-        with ExitStack() as stack:
-            writers = [progress.following(recording, declared)]
-            if given.scores:
-                writers.append(stack.enter_context(files.score_arrays(files.beside(stem, ".scores.npz"), names)))
-            if "csv" in formats:
-                writers.append(stack.enter_context(files.score_table(files.beside(stem, ".scores.csv"), names)))
+    with ExitStack() as stack:
+        writers = [progress.following(recording, declared)]
+        if given.scores:
+            writers.append(stack.enter_context(files.score_arrays(files.beside(stem, ".scores.npz"), names)))
+        if "csv" in formats:
+            writers.append(stack.enter_context(files.score_table(files.beside(stem, ".scores.csv"), names)))
 
-            def on_scores(block: Any) -> None:
-                for writer in writers:
-                    writer(block)
+        def on_scores(block: Any) -> None:
+            for writer in writers:
+                writer(block)
 
-            found = predict_file(
-                model,
-                path,
-                classes,
-                on_scores=on_scores,
-                on_audio=overview.add_audio if overview else None,
-                on_filtered=overview.add_scores if overview else None,
-                **options,
-            )
-        for form in formats:
-            if form != "csv":
-                files.write_events(stem, form, found.events)
-        if given.top:
-            files.write_text(files.beside(stem, ".top.tsv"), _top(found, given.top))
-        if overview:
-            _pictures(stem, path, found, overview, names, options["threshold"], given)
+        found = predict_file(
+            model,
+            path,
+            classes,
+            on_scores=on_scores,
+            on_audio=overview.add_audio if overview else None,
+            on_filtered=overview.add_scores if overview else None,
+            **options,
+        )
+    for form in formats:
+        if form != "csv":
+            files.write_events(stem, form, found.events)
+    if given.top:
+        files.write_text(files.beside(stem, ".top.tsv"), _top(found, given.top))
+    if overview:
+        _pictures(stem, path, found, overview, names, options["threshold"], given)
     _report(recording, found, declared, options["threshold"], progress)
 
 
@@ -198,7 +204,7 @@ def _pictures(
 ) -> None:
     from framekd.commands.formats import beside, replacing, write_text
     from framekd.player import page
-    from framekd.plots import detection_timeline
+    from framekd.timeline import detection_timeline
 
     if given.plot:
         figure = detection_timeline(found, overview, names, threshold=threshold, title=stem.name)
