@@ -41,7 +41,8 @@ class Batches(Protocol):
     @property
     def steps(self) -> int: ...
 
-    def batches(self, begin: int, end: int, /) -> Any: ...
+    def batches(self, begin: int, end: int, /, *, device: torch.device, rows: Callable[[int], slice]) -> Any:
+        """Batches of steps on `device`, with the tensors of the rows that this process computes."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,8 @@ def fit(
             model.train()
             return metrics
 
-        for batch in loader.batches(done.step, total):
-            loss, rate = step(done.step, batch.to(device))
+        for batch in loader.batches(done.step, total, device=device, rows=world.rows):
+            loss, rate = step(done.step, batch)
             done.step += 1
             ended = done.step == total
             log.add(done.step - 1, batch.ids, loss, rate=rate, clips=len(batch))
@@ -309,7 +310,7 @@ class _Step:
         rate = factor(step, self.recipe, total=self.total, peak=self.lr)
         set_rate(self.optimiser, rate)
         self.clock("data")
-        mel, batch = self._spectrograms(step, batch, rows)
+        mel, batch = self._spectrograms(step, batch)
 
         loss = torch.zeros((), device=self.device)
         parts = _parts(rows, self.recipe.accumulate)
@@ -336,9 +337,10 @@ class _Step:
         return loss, rate * self.lr
 
     @torch.no_grad()
-    def _spectrograms(self, step: int, batch: Batch, rows: slice) -> tuple[Tensor, Batch]:
+    def _spectrograms(self, step: int, batch: Batch) -> tuple[Tensor, Batch]:
         """Augmented spectrograms of the whole batch, and the batch with its labels augmented alike."""
-        mel = self.model.frontend(batch.waveform[rows], generator=torch_generator(self.seed, "frontend", step))
+        batch = self.world.whole(batch)
+        mel = self.model.frontend(batch.waveform, generator=torch_generator(self.seed, "frontend", step))
         self.clock("frontend")
         draws = numpy_generator(self.seed, "augment", step)
         mel, batch = augment(self.world.gather(mel, len(batch)), batch, self.recipe.augment, generator=draws)
