@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -57,6 +57,12 @@ class Config(Block):
     miniature: Miniature | None = field(None, "the embedded miniature instead of AudioSet; null is the real data")
     watch: Watch = field(Watch, "scoring Step 2 and Step 3 while they train (PSDS1; Step 2: mAP); searches are not")
     tracking: Tracking = field(Tracking, "where trainings are shown while they run", inert=True)
+    audio_on: Literal["host", "device", "auto"] = field(
+        "auto",
+        "where Step 2 and Step 3 keep audio and soft labels while they train: files, the GPU's memory, or there if a "
+        "quarter of what is free holds them",
+        inert=True,
+    )
     resources: dict[str, Resources] = Field(
         default_factory=default_resources,
         description="what the jobs of a stage ask the cluster for",

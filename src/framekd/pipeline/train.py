@@ -92,7 +92,7 @@ def _train_weak(job: Step2Job, inputs: Inputs, name: str, start: Path, directory
 
     return fit(
         model,
-        Loader(kept, recipe, seed=job.seed, soft=soft),
+        Loader(kept, recipe, seed=job.seed, soft=soft, audio_on=job.audio_on),
         recipe,
         lr=recipe.rate(name),
         seed=job.seed,
@@ -198,7 +198,7 @@ def train_one(
         )
     return fit(
         model,
-        Loader(kept, recipe, seed=seed, soft=soft),
+        Loader(kept, recipe, seed=seed, soft=soft, audio_on=job.audio_on),
         recipe,
         lr=recipe.rate(model.name),
         seed=seed,
