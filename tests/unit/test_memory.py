@@ -39,7 +39,8 @@ def real_peak(model, settings, goal):
 
 
 @pytest.mark.parametrize(
-    ("name", "rest"), [("ATST-F", {}), ("BEATs", {}), ("M2D", {}), ("tiny", dict(sequence_model="bigru"))]
+    ("name", "rest"),
+    [("ATST-F", {}), ("fPaSST", {}), ("M2D", {}), ("ASiT", {}), ("tiny", dict(sequence_model="bigru"))],
 )
 def test_the_count_is_within_a_tenth_of_what_the_cpu_allocates(name, rest):
     model = build_model(name, n_classes=CLASSES, sizes=SIZES, **rest).init_weights(torch_generator(1))

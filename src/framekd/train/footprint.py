@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_leaves
 
 from framekd.config import TrainRecipe
 from framekd.data import Batch
-from framekd.models import FrameModel
+from framekd.models import FrameModel, mel
 from framekd.models.beats import GatedAttention
 from framekd.train.objectives import Objective
 from framekd.train.parallel import World
@@ -79,6 +79,8 @@ def footprint(
     from framekd.train.loop import HALF, _Step  # the loop imports this module
 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, ExitStack() as changed:
+        # Filters that are drawn anew would be computed by the host, without memory of the device.
+        changed.enter_context(mock.patch.object(mel.EmphasisMel, "filters", lambda front_end, _: front_end.banks))
         changed.enter_context(_Host())
         model = _faked(model, mode)
         step = _Step(model, recipe, objective, None, lr=1e-4, seed=0, total=1, world=World(), clock=lambda part: None)
@@ -204,9 +206,15 @@ def _as_on_a_gpu() -> Iterator[None]:
         half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         return _Gru.apply(x.to(half), module, *[w.to(half) for w in module.parameters()]), None
 
-    changes = [(F, "scaled_dot_product_attention", attention), (F, "dropout", dropout), (nn.GRU, "forward", gru)]
+    changes: list[tuple[Any, str, Any]] = [
+        (F, "scaled_dot_product_attention", attention),
+        (F, "dropout", dropout),
+        (nn.GRU, "forward", gru),
+        (GatedAttention, "recompute", True),
+        (mel, "pieces", lambda frames, into, _: [(frames, into)]),
+    ]
     with ExitStack() as changed:
-        for place, name, value in [*changes, (GatedAttention, "recompute", True)]:
+        for place, name, value in changes:
             changed.enter_context(mock.patch.object(place, name, value))
         yield
 
