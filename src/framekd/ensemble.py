@@ -271,6 +271,7 @@ class SoftLabels:
             raise UserError(f"{self.path}: strong_logits has shape {shape} for {len(self._names)} filenames")
         self._columns, self.mask = match_classes(self.path, self.shape[1], classes, names, mids)
         self._index = self._spellings()
+        self._found: dict[str, int | None] = {}
         if self._dtype.name not in DTYPES or not self._dtype.isnative:
             raise UserError(f"{self.path}: strong_logits is {self._dtype.str}, not little-endian floating point")
         if self._offset is None:  # chunked or compressed: its rows are not blocks of the file
@@ -291,10 +292,10 @@ class SoftLabels:
 
     def row(self, clip: str) -> int | None:
         """Row of a clip in the file, or None."""
-        for name in spellings(clip):
-            if (found := self._index.get(name)) is not None:
-                return found
-        return None
+        if clip not in self._found:
+            rows = (self._index.get(name) for name in spellings(clip))
+            self._found[clip] = next((row for row in rows if row is not None), None)
+        return self._found[clip]
 
     def rows(self, ids: Sequence[str]) -> Float[Tensor, "clips classes frames"]:
         """Probabilities of the clips; NaN where the ensemble has none.

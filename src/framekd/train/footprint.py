@@ -15,6 +15,7 @@ Not counted: the CUDA context (about 0.5 GB), workspaces of kernels, and memory 
 from __future__ import annotations
 
 import copy
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,9 +32,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from framekd.config import TrainRecipe
+from framekd.config import Config, Teacher, TrainRecipe
 from framekd.data import Batch
-from framekd.models import FrameModel, mel
+from framekd.models import FrameModel, build_model, mel
 from framekd.models.beats import GatedAttention
 from framekd.train.objectives import Objective
 from framekd.train.parallel import World
@@ -108,6 +109,40 @@ def fitting(
             if found.peak <= MARGIN * memory:
                 return parts, found
     return None
+
+
+def survey(config: Config, memory: int | None = None) -> Iterator[tuple[str, str, Footprint, int | None]]:
+    """Count the trainings of a configuration, a few seconds each.
+
+    Args:
+        memory: bytes of a GPU; None is unlimited.
+    Yields:
+        Model, stage, its footprint, and the `accumulate` that fits into `memory`. If none fits, it is None, and the
+        footprint is that of the recipe.
+    """
+    for name in config.models:
+        for stage, block in (("student", config.student), ("teacher", config.teacher), ("step2", config.step2)):
+            recipe = block.recipe.of(name)
+            goal = Objective("weak" if stage == "step2" else "strong", getattr(recipe, "distillation_weight", 0.0))
+            classes, rnn = (527, None) if stage == "step2" else (447, None)
+            if isinstance(block, Teacher):
+                rnn = block.sequence_model
+            sizes = {**config.sizes.get("all", {}), **config.sizes.get(name, {})}
+            model = build_model(name, n_classes=classes, sequence_model=rnn, sizes=sizes)
+            found = None if memory is None else fitting(model, recipe, goal, memory)
+            if found is not None:
+                yield name, stage, found[1], found[0]
+            else:
+                yield name, stage, footprint(model, recipe, goal), None if memory else recipe.accumulate
+
+
+def main() -> None:
+    """Print the table of docs/performance.md; the memory of a GPU in GiB may be given."""
+    memory = int(float(sys.argv[1]) * 2**30) if len(sys.argv) > 1 else None
+    print("| model | stage | kept | batches | step | peak | accumulate |\n|---|---|---|---|---|---|---|", flush=True)
+    for name, stage, found, parts in survey(Config(), memory):
+        sizes = " | ".join(f"{size / 2**30:.1f}" for size in (found.kept, found.batches, found.step, found.peak))
+        print(f"| {name} | {stage} | {sizes} | {parts or 'does not fit'} |", flush=True)
 
 
 def out_of_memory(
@@ -248,3 +283,7 @@ class _Gru(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, _, _, *weights = ctx.saved_tensors
         return torch.empty_like(x), None, *(torch.empty_like(weight) for weight in weights)
+
+
+if __name__ == "__main__":
+    main()
