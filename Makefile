@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help env demo miniature-checkpoints test lint bench docs versions lock
+.PHONY: help env demo miniature-checkpoints test lint bench bench-gpu docs versions lock
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,7 +28,10 @@ lint: env        ## style, types, import layers, generated files
 	@$(BIN)/python -m framekd.generated --check
 
 bench: env       ## run the benchmarks; each prints a table of ratios
-	@export PATH="$(CURDIR)/$(BIN):$$PATH"; for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; for b in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+bench-gpu: env   ## what the GPU does with models and steps -> results/bench-gpu.md, .json (10 minutes)
+	@$(BIN)/python benchmarks/gpu.py $(OPTIONS)
 
 docs: env        ## write the files that are generated from framekd.config
 	@$(BIN)/python -m framekd.generated

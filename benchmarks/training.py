@@ -32,7 +32,7 @@ from framekd.data import Arrays, Loader
 from framekd.data.clips import labelled
 from framekd.labels import ClassList
 from framekd.models import ENCODERS, build_model
-from framekd.train import fit, torch_generator
+from framekd.train import Objective, RunOptions, fit, torch_generator
 
 TEACHER = dict(wavmix=1.0, frame_shift=0.125, mixup=0.3, mixstyle=0.3, filter=0.8, freq_warp=0.8)
 SMALL = {"width": 96, "depth": 2, "heads": 4, "rnn_hidden": 48}
@@ -136,8 +136,9 @@ def our_step(name: str, clips, recipe: Recipe, options) -> dict[str, float]:
         begun[0] = now
 
     with tempfile.TemporaryDirectory() as folder:
-        fit(model, Loader(clips, recipe, seed=0), recipe, lr=1e-4, seed=0, directory=folder, device=options.device,
-            progress=False, clock=clock)  # fmt: skip
+        how = RunOptions(device=options.device, progress=False, clock=clock)
+        fit(model, Loader(clips, recipe, seed=0), recipe, lr=1e-4, seed=0, directory=folder,
+            objective=Objective("strong"), options=how)  # fmt: skip
     # The first step pays for first uses, and its "data" for all that came before it.
     return {part: statistics.median(parts[part][1:]) for part in PARTS if len(parts[part]) > 1}
 

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from framekd.config import UserError
-from framekd.ensemble import match_classes, spellings, text
+from framekd.ensemble import DTYPES, Empty, match_classes, probabilities, spellings, text
+from framekd.files import SteadyFile
 from framekd.labels import ClassList
 
 BLOCK = 1 << 12
@@ -47,9 +48,10 @@ class ClipSoftLabels:
         for path in (self.path, *([Path(index)] if index else [])):
             if not path.is_file():
                 raise UserError(f"{path}: no such file of soft labels; correct the path in step2.soft_labels")
+        self._steady = SteadyFile(self.path, "start the run again with one whole file of soft labels")
         self._open, names, class_names, mids = _reader(self.path, Path(index) if index else None)
         data = self._open()
-        if data.ndim != 2 or data.dtype.kind != "f":
+        if data.ndim != 2 or data.dtype.name not in DTYPES:
             raise UserError(
                 f"{self.path}: expected floating-point logits [clips, classes], not {data.dtype} {data.shape}"
             )
@@ -84,15 +86,26 @@ class ClipSoftLabels:
 
     def rows(self, ids: Sequence[str]) -> Float[Tensor, "clips classes"]:
         """Probabilities of the clips; NaN where the file has none."""
+        return self.probabilities(self.stored(ids))
+
+    def stored(self, ids: Sequence[str], empty: Empty = torch.empty) -> Float[Tensor, "clips file_classes"]:
+        """Logits of the clips as the file has them; NaN for clips that it lacks. `empty` makes the tensor.
+
+        Raises:
+            UserError: the file has changed since it was opened.
+        """
         found = [self._rows.get(name) for name in ids]
         # The file is opened for each batch: pages of a map that is closed leave the memory of the process.
-        picked = torch.from_numpy(_take(self._open(), np.array([row or 0 for row in found], np.int64))).float()
-        if self._columns is not None:
-            picked = picked[:, self._columns.clip(0)]
-        soft = picked.sigmoid()
-        soft[:, ~self.mask] = torch.nan
-        soft[torch.tensor([row is None for row in found], dtype=torch.bool)] = torch.nan
-        return soft
+        self._steady.check()
+        picked = _take(self._open(), np.array([row or 0 for row in found], np.int64))
+        out = empty(picked.shape, dtype=DTYPES[picked.dtype.name])
+        out.numpy()[:] = picked
+        out[[i for i, row in enumerate(found) if row is None]] = torch.nan
+        return out
+
+    def probabilities(self, stored: Float[Tensor, "clips file_classes"]) -> Float[Tensor, "clips classes"]:
+        """Probabilities, float32, of logits from `stored`, on their device; NaN for classes that the file lacks."""
+        return probabilities(stored, self._columns, self.mask)
 
 
 def _take(data: Any, rows: np.ndarray) -> np.ndarray:

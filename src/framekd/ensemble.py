@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from framekd.checkpoints import load_checkpoint
 from framekd.config import UserError
 from framekd.data import ClipSet, chunks
-from framekd.files import sync_folder, write_json
+from framekd.files import SteadyFile, sync_folder, write_json
 from framekd.inference import batch_logits, default_device
 from framekd.labels import ClassList, parse_clip_id
 from framekd.models import FrameModel
@@ -258,6 +258,7 @@ class SoftLabels:
             raise UserError(f"{self.path}: no such ensemble file; make it (rule ensemble) or fetch the published one")
         if not h5py.is_hdf5(self.path):
             raise UserError(f"{self.path} is not an HDF5 file; fetch the file, not the web page that links to it")
+        self._file = SteadyFile(self.path, "start the run again with one whole file of soft labels")
         with h5py.File(self.path, "r") as file:
             for name in ("filenames", "strong_logits"):
                 if name not in file:
@@ -277,8 +278,10 @@ class SoftLabels:
             raise UserError(f"{self.path}: strong_logits has shape {shape} for {len(self._names)} filenames")
         self._columns, self.mask = match_classes(self.path, self.shape[1], classes, names, mids)
         self._index = self._spellings()
-        self._memory: np.memmap | None = None
-        if self._offset is None:  # chunked or compressed: it cannot be mapped
+        self._found: dict[str, int | None] = {}
+        if self._dtype.name not in DTYPES or not self._dtype.isnative:
+            raise UserError(f"{self.path}: strong_logits is {self._dtype.str}, not little-endian floating point")
+        if self._offset is None:  # chunked or compressed: its rows are not blocks of the file
             self._handle = h5py.File(self.path, "r")
 
     def _spellings(self) -> dict[str, int]:
@@ -296,16 +299,24 @@ class SoftLabels:
 
     def row(self, clip: str) -> int | None:
         """Row of a clip in the file, or None."""
-        for name in spellings(clip):
-            if (found := self._index.get(name)) is not None:
-                return found
-        return None
+        if clip not in self._found:
+            rows = (self._index.get(name) for name in spellings(clip))
+            self._found[clip] = next((row for row in rows if row is not None), None)
+        return self._found[clip]
 
     def rows(self, ids: Sequence[str]) -> Float[Tensor, "clips classes frames"]:
         """Probabilities of the clips; NaN where the ensemble has none.
 
         Raises:
-            UserError: the file lacks a clip, unless `missing_clips` is "labels".
+            UserError: the file lacks a clip, unless `missing_clips` is "labels"; or it has changed since it was opened.
+        """
+        return self.probabilities(self.stored(ids))
+
+    def stored(self, ids: Sequence[str], empty: Empty = torch.empty) -> Float[Tensor, "clips file_classes frames"]:
+        """Logits of the clips as the file has them; NaN for clips that it lacks. `empty` makes the tensor.
+
+        Raises:
+            UserError: as for `rows`.
         """
         found = [self.row(name) for name in ids]
         if None in found and self.missing_clips == "refuse":
@@ -314,26 +325,42 @@ class SoftLabels:
                 f"{self.path} has no clip {clip!r} ({len(self._names)} clips, such as {self._names[0]!r}); "
                 "make the ensemble over this training set"
             )
-        picked = torch.from_numpy(self._read([0 if i is None else i for i in found]))
-        if self._columns is not None:
-            picked = picked[:, self._columns.clip(0)]
-        soft = picked.float().sigmoid_()
-        if not bool(self.mask.all()):
-            soft[:, ~self.mask] = torch.nan
-        for i, row in enumerate(found):
+        out = empty((len(ids), *self.shape[1:]), dtype=DTYPES[self._dtype.name])
+        size = self._dtype.itemsize * self.shape[1] * self.shape[2]
+        for place, row in zip(out.numpy(), found):
             if row is None:
-                soft[i] = torch.nan
-        return soft
+                place[:] = np.nan
+            elif self._offset is None:
+                place[:] = self._handle["strong_logits"][row]
+            else:
+                self._file.read(self._offset + row * size, place)
+        return out
 
-    def _read(self, rows: list[int]) -> np.ndarray:
-        if self._offset is None:
-            return np.stack([self._handle["strong_logits"][i] for i in rows])
-        if self._memory is None:
-            self._memory = np.memmap(self.path, self._dtype, "r", self._offset, self.shape)
-        return self._memory[rows]
+    def probabilities(
+        self, stored: Float[Tensor, "clips file_classes frames"]
+    ) -> Float[Tensor, "clips classes frames"]:
+        """Probabilities, float32, of logits from `stored`, on their device; NaN for classes that the file lacks."""
+        return probabilities(stored, self._columns, self.mask)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_memory": None}
+
+Empty = Callable[..., Tensor]
+"""``empty(shape, dtype=…)``: where stored values are read to, such as pinned memory."""
+DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+
+
+def probabilities(stored: Tensor, columns: np.ndarray | None, mask: Bool[Tensor, " classes"]) -> Tensor:
+    """Probabilities of the classes at `columns` of stored logits [clips, file classes, …]; NaN where `mask` is false.
+
+    It never waits for the device.
+    """
+    if columns is not None:
+        index = torch.from_numpy(columns.clip(0)).to(stored.device, non_blocking=True)
+        stored = stored.index_select(1, index)
+    soft = stored.float().sigmoid()
+    if columns is not None and (columns < 0).any():
+        absent = ~mask.view(-1, *[1] * (stored.ndim - 2)).to(stored.device, non_blocking=True)
+        soft.masked_fill_(absent, torch.nan)
+    return soft
 
 
 def match_classes(

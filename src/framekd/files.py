@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from framekd.errors import UserError
 
@@ -87,3 +87,57 @@ def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class SteadyFile:
+    """A file that is read at many places while a job runs, and must not change meanwhile.
+
+    It is read, not mapped into memory, because a map of a file that shrinks ends the process without a message. Several
+    threads may read at once. Each process opens the file for itself.
+
+    Args:
+        path: the file.
+        advice: what the user should do if it changed, the end of a sentence.
+    """
+
+    def __init__(self, path: str | Path, advice: str) -> None:
+        self.path, self.advice = Path(path), advice
+        self._state = self._of(self.path.stat())
+        self._open: tuple[int, BinaryIO] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+    @staticmethod
+    def _of(stat: os.stat_result) -> tuple[int, int]:
+        return stat.st_size, stat.st_mtime_ns
+
+    def read(self, offset: int, out: Any) -> None:
+        """Fill `out`, a contiguous writable buffer such as a NumPy array, with the bytes from `offset` on.
+
+        Raises:
+            UserError: the file is not as it was when this object was made.
+        """
+        held = self._open
+        if held is None or held[0] != os.getpid():
+            try:
+                held = self._open = os.getpid(), self.path.open("rb", buffering=0)
+            except OSError as error:
+                raise UserError(f"{self.path} cannot be read any more ({error.strerror}); {self.advice}") from None
+        handle, view = held[1].fileno(), memoryview(out).cast("B")
+        while len(view) and (count := os.preadv(handle, [view], offset)):
+            offset, view = offset + count, view[count:]
+        if len(view) or self._of(os.fstat(handle)) != self._state:
+            raise self._changed()
+
+    def check(self) -> None:
+        """Raise the error of `read` if the file at this path is not as it was."""
+        try:
+            same = self._of(self.path.stat()) == self._state
+        except OSError:
+            same = False
+        if not same:
+            raise self._changed()
+
+    def _changed(self) -> UserError:
+        return UserError(f"{self.path} has changed while this job reads it; {self.advice}")

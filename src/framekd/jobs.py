@@ -99,6 +99,7 @@ class Step2Job(Job):
     seed: int
     watch: Watch = Watch(every_epochs=0)
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
+    audio_on: Literal["host", "device", "auto"] = field("auto", "where audio and soft labels are kept", inert=True)
 
 
 class TrainJob(Job):
@@ -116,6 +117,7 @@ class TrainJob(Job):
     watch: Watch = Watch(every_epochs=0)
     watch_median_seconds: float = field(0.48, "median filter of the scores of a watched training", inert=True)
     tracking: Tracking = field(Tracking, "where the trainings are shown", inert=True)
+    audio_on: Literal["host", "device", "auto"] = field("auto", "where audio and soft labels are kept", inert=True)
 
 
 class SearchJob(Job):

@@ -129,6 +129,7 @@ class Plan(Graph):
             seed=step2.seed,
             watch=self.config.watch,
             tracking=self.config.tracking,
+            audio_on=self.config.audio_on,
         )
 
     def weak_member_job(self, wildcards: Any, pack: Pack) -> jobs.Step2Job:
@@ -156,6 +157,7 @@ class Plan(Graph):
             watch=self.config.watch,
             watch_median_seconds=self.config.evaluation.median_seconds,
             tracking=self.config.tracking,
+            audio_on=self.config.audio_on,
         )
 
     def search_job(self, wildcards: Any, stage: jobs.Searched) -> jobs.SearchJob:

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from framekd.config import UserError
-from framekd.files import replacing
+from framekd.files import SteadyFile, replacing
 from framekd.units import SAMPLE_RATE
 
 FORMAT = "framekd-audio-1"
@@ -136,6 +136,7 @@ class Shard:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
+            self._file = SteadyFile(self.path, "start the run again when the shard is whole")
             with h5py.File(self.path, "r") as file:
                 self._read_index(file)
         except FileNotFoundError:
@@ -202,6 +203,27 @@ class Shard:
         part = self.audio[self.bounds[i] : self.bounds[i + 1]]
         return part if self.encoding == "pcm" else _decode_flac(part.tobytes())
 
+    def read(self, i: int, out: np.ndarray, start: int = 0) -> int:
+        """Copy the samples of clip `i` from `start` on into `out` (int16), as many as both have; returns how many.
+
+        The file is read, not mapped: a map of a file that shrinks ends the process.
+
+        Raises:
+            UserError: the shard has shrunk or changed since it was opened.
+        """
+        count = min(len(out), max(0, int(self.samples[i]) - start))
+        if count == 0:
+            return 0
+        dtype, offset, _ = self._place
+        begin, end = (offset + int(self.bounds[i + k]) * dtype.itemsize for k in (0, 1))
+        if self.encoding == "pcm":
+            self._file.read(begin + start * dtype.itemsize, out[:count])
+        else:
+            data = np.empty(end - begin, np.uint8)
+            self._file.read(begin, data)
+            out[:count] = _decode_flac(data.tobytes())[start : start + count]
+        return count
+
 
 class Store:
     """Clips of several shards, in the order of the shards and sorted by id within each.
@@ -236,6 +258,10 @@ class Store:
     def __getitem__(self, i: int) -> np.ndarray:
         """Samples of clip `i`: int16 [samples], a read-only view of the file for PCM."""
         return self.shards[self._shard[i]][self._row[i]]
+
+    def read(self, i: int, out: np.ndarray, start: int = 0) -> int:
+        """Copy samples of clip `i` into `out`: see :meth:`Shard.read`."""
+        return self.shards[self._shard[i]].read(int(self._row[i]), out, start)
 
     def verify(self) -> Iterator[str]:
         """Decode every clip and compare it with its recorded hash; yields a sentence for each that differs."""

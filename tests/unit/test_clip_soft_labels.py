@@ -18,8 +18,7 @@ from framekd import checkpoints
 from framekd.augment import augment
 from framekd.clip_soft_labels import ClipSoftLabels, check_kind, read_index, write_clip_logits
 from framekd.config import Augment, UserError, WeakRecipe
-from framekd.data import Arrays, Loader, labelled
-from framekd.data.batch import Cutter, Mix
+from framekd.data import Arrays, Cutter, Draw, Loader, Mix, labelled
 from framekd.jobs import CheckpointJob, SoftLabelsJob, Step2Job, WeakEnsembleJob
 from framekd.labels import ClassList
 from framekd.models import build_model
@@ -295,7 +294,7 @@ def test_the_mixed_loss_is_the_two_term_definition(tmp_path, mixup, wavmix):
         mix = Mix(rows, np.array([3, 4, 6, 8, 4, 0]), np.zeros(len(rows), np.int64), share)
         for row, partner, own in zip(rows, mix.partners, share.astype(float)):
             parts[row] = own * torch.eye(n)[row] + (1 - own) * torch.eye(n)[partner]
-    batch = Cutter(clips, 50).batch(np.arange(n), np.zeros(n, np.int64), soft=soft, mix=mix)
+    batch = Cutter(clips, 50, soft=soft).batch(Draw(np.arange(n), np.zeros(n, np.int64), mix))
     if mixup:
         settings = Augment(mixup=1.0, mixup_alpha=0.3)
         mel = torch.eye(n)[:, None, :, None].expand(n, 1, n, 2)  # shows by itself what was mixed into each row
@@ -304,7 +303,7 @@ def test_the_mixed_loss_is_the_two_term_definition(tmp_path, mixup, wavmix):
         assert (parts > 0).sum() > n
     logits = torch.from_numpy(rng.normal(0, 2, (n, 3))).requires_grad_()
     value = Objective("weak", 0.9)(torch.empty(n, 3, 50), logits, batch, slice(0, n))
-    labels, _ = Cutter(clips, 50).labels(np.arange(n), np.zeros(n, np.int64), np.ones(n, np.float32), None)[::-1]
+    labels = Cutter(clips, 50).batch(Draw(np.arange(n), np.zeros(n, np.int64))).clip_labels
     expected = two_terms(logits, labels.double(), soft.rows(IDS).double(), parts, 0.9)
     assert value.item() == pytest.approx(expected.item(), abs=1e-6)
     ours, theirs = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (value, expected))
@@ -316,7 +315,7 @@ def test_the_mixed_loss_is_the_two_term_definition(tmp_path, mixup, wavmix):
 def test_a_batch_without_any_soft_labels_is_the_label_term_alone(tmp_path):
     soft, clips = opened(tmp_path), weak_clips()
     rows = np.array([0, 4, 8])
-    batch = Cutter(clips, 50).batch(rows, np.zeros(3, np.int64), soft=soft)
+    batch = Cutter(clips, 50, soft=soft).batch(Draw(rows, np.zeros(3, np.int64)))
     logits = torch.randn(3, 3)
     value = Objective("weak", 0.9)(torch.empty(3, 3, 50), logits, batch, slice(0, 3))
     assert float(value) == pytest.approx(0.1 * float(F.binary_cross_entropy_with_logits(logits, batch.clip_labels)))
@@ -343,7 +342,7 @@ def test_gain_acts_on_both_clips_of_a_mix():
     mix = Mix(np.array([0]), np.array([1]), np.zeros(1, np.int64), np.array([0.75], np.float32))
     one, two = clips.waveform(0) / 32768.0, clips.waveform(1) / 32768.0
     gained = replace(mix, gain=np.array([0.5], np.float32))
-    batch = Cutter(clips, 50).batch(np.array([0]), np.zeros(1, np.int64), mix=gained, gain=np.array([2.0], np.float32))
+    batch = Cutter(clips, 50).batch(Draw(np.array([0]), np.zeros(1, np.int64), gained, np.array([2.0], np.float32)))
     expected = 0.75 * 2 * (one - one.mean()) + 0.25 * 0.5 * (two - two.mean())
     np.testing.assert_allclose(batch.waveform[0].numpy(), expected, atol=1e-5)
 

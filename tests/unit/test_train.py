@@ -65,6 +65,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
         two = [json.loads((tmp_path / "two" / name / f"rank{rank}.json").read_text()) for rank in (0, 1)]
         assert len(one["seen"]) == 20 and one["seen"] == two[0]["seen"] == two[1]["seen"]
         assert len(one["seen"][9]) == 5
+        # Each process reads the clips of its own rows: halves, and 3 and 2 of the short batch.
+        assert one["rows"][8:10] == [8, 5] and [mine["rows"][8:10] for mine in two] == [[4, 3], [4, 2]]
         for mine in two:
             for a, b in zip(one["history"], mine["history"], strict=True):
                 assert a["train/loss"] == pytest.approx(b["train/loss"], abs=1e-5)

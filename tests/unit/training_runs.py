@@ -174,7 +174,12 @@ def together(directory, batch_size, recipes):
         goal = Objective("strong", recipe.distillation_weight)
         about = how_and_what({"finish": finish})
         result = fit(model, watched, recipe, lr=1e-3, seed=11, objective=goal, directory=folder, **about)
-        report = {"history": result.history, "seen": watched.seen, "weight": model.frame_head.weight.tolist()}
+        report = {
+            "history": result.history,
+            "seen": watched.seen,
+            "rows": watched.rows,
+            "weight": model.frame_head.weight.tolist(),
+        }
         (folder / f"rank{rank}.json").write_text(json.dumps(report))
 
 
@@ -189,11 +194,12 @@ class Watched:
     """A loader that remembers which clips it gave."""
 
     def __init__(self, loader):
-        self.loader, self.seen, self.steps = loader, [], loader.steps
+        self.loader, self.seen, self.rows, self.steps = loader, [], [], loader.steps
 
-    def batches(self, begin, stop):
-        for batch in self.loader.batches(begin, stop):
+    def batches(self, begin, stop, **where):
+        for batch in self.loader.batches(begin, stop, **where):
             self.seen.append(batch.ids)
+            self.rows.append(len(batch.waveform))
             yield batch
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -64,6 +64,12 @@ class Config(Block):
     miniature: Miniature | None = field(None, "the embedded miniature instead of AudioSet; null is the real data")
     watch: Watch = field(Watch, "scoring Step 2 and Step 3 while they train (PSDS1; Step 2: mAP); searches are not")
     tracking: Tracking = field(Tracking, "where trainings are shown while they run", inert=True)
+    audio_on: Literal["host", "device", "auto"] = field(
+        "auto",
+        "where Step 2 and Step 3 keep audio and soft labels while they train: files, the GPU's memory, or there if a "
+        "quarter of what is free holds them",
+        inert=True,
+    )
     resources: dict[str, Resources] = Field(
         default_factory=default_resources,
         description="what the jobs of a stage ask the cluster for",

@@ -1,7 +1,9 @@
 """What training and evaluation read: sets of clips, batches and loaders."""
 
-from framekd.data.batch import Batch, Cutter, SoftSource, concatenate
+from framekd.data.batch import Batch, concatenate
 from framekd.data.clips import Arrays, ClipSet, clip_set, labelled, strong_set, weak_set
+from framekd.data.cutter import Cutter
+from framekd.data.gather import Draw, Mix, SoftSource
 from framekd.data.loader import Loader, MixedLoader, chunks, windows
 
 __all__ = [
@@ -9,7 +11,9 @@ __all__ = [
     "Batch",
     "ClipSet",
     "Cutter",
+    "Draw",
     "Loader",
+    "Mix",
     "MixedLoader",
     "SoftSource",
     "chunks",

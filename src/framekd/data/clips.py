@@ -17,9 +17,14 @@ from framekd.units import CLIP_FRAMES, FRAME_RATE, SAMPLE_RATE
 
 
 class AudioSource(Protocol):
-    """Gives the samples of a clip, int16 [samples] at 16 kHz, by position."""
+    """Gives the samples of a clip, int16 [samples] at 16 kHz, by position.
+
+    ``read(i, out, start)`` copies those from `start` on into `out`, as many as both have, and returns how many.
+    """
 
     def __getitem__(self, i: int, /) -> np.ndarray: ...
+
+    def read(self, i: int, out: np.ndarray, start: int = 0, /) -> int: ...
 
 
 class Arrays:
@@ -38,6 +43,12 @@ class Arrays:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self.arrays[i]
+
+    def read(self, i: int, out: np.ndarray, start: int = 0) -> int:
+        """Copy the samples of clip `i` from `start` on into `out`, as many as both have; returns how many."""
+        samples = self.arrays[i][start : start + len(out)]
+        out[: len(samples)] = samples
+        return len(samples)
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,10 @@ class ClipSet:
     def waveform(self, i: int) -> np.ndarray:
         """All samples of clip i: int16 [samples]."""
         return self.audio[int(self.rows[i])]
+
+    def read(self, i: int, out: np.ndarray, start: int = 0) -> None:
+        """Copy the samples of clip i from `start` on into `out`, int16, with zeros after its end."""
+        out[self.audio.read(int(self.rows[i]), out, start) :] = 0
 
     def select(self, clips: Iterable[int]) -> ClipSet:
         """The set of the clips at these positions, in this order."""

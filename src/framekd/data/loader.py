@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from framekd.config import TrainRecipe
-from framekd.data.batch import Batch, Cutter, Mix, SoftSource, concatenate
+from framekd.data.batch import Batch, concatenate
 from framekd.data.clips import ClipSet
+from framekd.data.cutter import Cutter
+from framekd.data.gather import Draw, Gathered, Mix, SoftSource
+from framekd.data.resident import AudioOn, choose
 from framekd.events import balanced_weights
 from framekd.units import CLIP_FRAMES, FRAME_SAMPLES
 
 _ORDER, _STEP = 1, 2  # random streams: order of an epoch, draws of a step
+AHEAD, THREADS = 3, 4
+"""Batches that are gathered ahead of a GPU, and threads that gather them at most."""
+Item = TypeVar("Item")
+Rows = Callable[[int], slice]
+"""``rows(size)``: the rows of a batch of `size` clips that this process computes."""
+
+
+def _all(size: int) -> slice:
+    return slice(0, size)
+
+
+def _rows(first: int, last: int, size: int) -> slice:
+    return slice(first, last)
 
 
 class Loader:
@@ -32,7 +50,7 @@ class Loader:
             augment.wavmix_alpha and augment.gain_db are used.
         n_frames: length of a cut in label frames.
         soft: soft labels, for distillation.
-        device, resident: see :class:`Cutter`.
+        audio_on: where the audio and the soft labels of the set are kept: see :func:`framekd.data.resident.choose`.
     Attributes:
         steps_per_epoch: optimiser steps of an epoch.
         steps: optimiser steps of the whole training.
@@ -48,13 +66,12 @@ class Loader:
         seed: int,
         n_frames: int = CLIP_FRAMES,
         soft: SoftSource | None = None,
-        device: torch.device | str = "cpu",
-        resident: bool = False,
+        audio_on: AudioOn = "host",
     ) -> None:
         if len(clips) == 0:
             raise ValueError("a loader needs at least one clip")
         self.clips, self.recipe, self.seed, self.soft_source = clips, recipe, seed, soft
-        self.cutter = Cutter(clips, n_frames, device=device, resident=resident)
+        self.cutter, self.audio_on = Cutter(clips, n_frames, soft=soft), audio_on
         self.steps_per_epoch = -(-recipe.epoch_clips // recipe.batch_size)
         self.steps = recipe.epochs * self.steps_per_epoch
         self._slack = np.maximum(clips.samples // FRAME_SAMPLES - n_frames, 0)
@@ -89,8 +106,8 @@ class Loader:
                     rounds.append(np.argsort(rng.standard_exponential(n) / self._weights, kind="stable"))
         return np.concatenate(rounds)[:wanted]
 
-    def batch(self, step: int) -> Batch:
-        """Batch of optimiser step `step`, counted from 0 over all epochs."""
+    def draw(self, step: int) -> Draw:
+        """What the batch of optimiser step `step` is, counted from 0 over all epochs."""
         epoch, within = divmod(step, self.steps_per_epoch)
         size = self.recipe.batch_size
         clips = self.order(epoch)[within * size : (within + 1) * size]
@@ -100,7 +117,30 @@ class Loader:
         gain = self._gain(len(clips), rng)
         if mix is not None:
             mix = replace(mix, gain=self._gain(len(mix.rows), rng))
-        return self.cutter.batch(clips, starts, soft=self.soft_source, mix=mix, gain=gain)
+        return Draw(clips, starts, mix, gain)
+
+    def size(self, step: int) -> int:
+        """Clips of the batch of a step; the last one of an epoch may be smaller."""
+        size = self.recipe.batch_size
+        return min(size, self.recipe.epoch_clips - step % self.steps_per_epoch * size)
+
+    def gather(self, step: int, rows: Rows = _all, *, pin: bool = False) -> Gathered:
+        """The host's part of the own rows of a batch, in pinned memory with `pin`."""
+        draw = self.draw(step)
+        return self.cutter.gather(draw, rows=rows(len(draw.clips)), pin=pin)
+
+    def assemble(self, given: Gathered) -> Batch:
+        """A batch of what :meth:`gather` gave, once it is on the device."""
+        return self.cutter.assemble(given)
+
+    def move(self, device: torch.device) -> None:
+        """Keep in the memory of `device` what `audio_on` says."""
+        cutter = self.cutter
+        cutter.resident = choose(self.audio_on, self.clips, cutter.gatherer.n_samples, cutter.soft, device)
+
+    def batch(self, step: int, *, device: torch.device | str = "cpu", rows: Rows = _all) -> Batch:
+        """Batch of optimiser step `step` on `device`, counted from 0 over all epochs."""
+        return self.assemble(self.gather(step, rows).to(torch.device(device)))
 
     def _gain(self, n: int, rng: np.random.Generator) -> np.ndarray | None:
         """Factors of `n` waveforms, uniform in dB: float32; None without gain_db."""
@@ -118,9 +158,16 @@ class Loader:
             return None
         return Mix(rows, partners, starts, np.maximum(share, 1 - share).astype(np.float32))
 
-    def batches(self, start: int, stop: int, *, prefetch: int = 1) -> Iterator[Batch]:
-        """Batches of steps `start` to `stop` - 1; a thread makes up to `prefetch` of them ahead (0: no thread)."""
-        return prefetched(self.batch, start, stop, prefetch)
+    def batches(
+        self, start: int, stop: int, *, device: torch.device | str = "cpu", rows: Rows = _all, prefetch: int = AHEAD
+    ) -> Iterator[Batch]:
+        """Batches of steps `start` to `stop` - 1 on `device`.
+
+        Args:
+            rows: the rows of this process, of several that train together.
+            prefetch: how many are gathered ahead (0: no thread).
+        """
+        return feed(self, start, stop, torch.device(device), rows, prefetch)
 
 
 class MixedLoader:
@@ -131,52 +178,92 @@ class MixedLoader:
         self.steps_per_epoch = self.loaders[0].steps_per_epoch
         self.steps = self.loaders[0].steps
 
-    def batch(self, step: int) -> Batch:
+    def gather(self, step: int, rows: Rows = _all, *, pin: bool = False) -> list[Gathered]:
+        """As :meth:`Loader.gather`, of each loader; the rows are those of the joined batch."""
+        sizes = [loader.size(step) for loader in self.loaders]
+        own, at, found = rows(sum(sizes)), 0, []
+        for loader, size in zip(self.loaders, sizes):
+            first, last = (min(max(place - at, 0), size) for place in (own.start, own.stop))
+            found.append(loader.gather(step, partial(_rows, first, last), pin=pin))
+            at += size
+        return found
+
+    def assemble(self, given: list[Gathered]) -> Batch:
+        """The joined batch, in the loaders' order."""
+        return concatenate([loader.assemble(part) for loader, part in zip(self.loaders, given)])
+
+    def move(self, device: torch.device) -> None:
+        """As :meth:`Loader.move`."""
+        for loader in self.loaders:
+            loader.move(device)
+
+    def batch(self, step: int, *, device: torch.device | str = "cpu", rows: Rows = _all) -> Batch:
         """The batches of optimiser step `step` of all loaders, joined in the loaders' order."""
-        return concatenate([loader.batch(step) for loader in self.loaders])
+        device = torch.device(device)
+        return self.assemble([part.to(device) for part in self.gather(step, rows)])
 
-    def batches(self, start: int, stop: int, *, prefetch: int = 1) -> Iterator[Batch]:
+    def batches(
+        self, start: int, stop: int, *, device: torch.device | str = "cpu", rows: Rows = _all, prefetch: int = AHEAD
+    ) -> Iterator[Batch]:
         """As :meth:`Loader.batches`."""
-        return prefetched(self.batch, start, stop, prefetch)
+        return feed(self, start, stop, torch.device(device), rows, prefetch)
 
 
-def prefetched(make, start: int, stop: int, prefetch: int) -> Iterator:
-    """Yield ``make(step)`` for each step, in order; an exception in the thread is raised by the iterator."""
+def feed(loader: Any, start: int, stop: int, device: torch.device, rows: Rows, prefetch: int) -> Iterator[Batch]:
+    """Batches of a loader. A GPU gets the bytes of the next one while it computes."""
+    loader.move(device)
+    if device.type != "cuda":  # one thread makes whole batches
+        yield from prefetched(lambda step: loader.batch(step, device=device, rows=rows), start, stop, min(1, prefetch))
+        return
+    gathered = prefetched(lambda step: loader.gather(step, rows, pin=True), start, stop, prefetch, threads=_threads())
+    stream, here = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    waiting: tuple[Any, torch.cuda.Event] | None = None
+    for part in gathered:
+        with torch.cuda.stream(stream):
+            copied = [one.to(device) for one in part] if isinstance(part, list) else part.to(device)
+            arrived = stream.record_event()
+        if waiting is not None:
+            yield _arrived(loader, *waiting, here)
+        waiting = copied, arrived
+    if waiting is not None:
+        yield _arrived(loader, *waiting, here)
+
+
+def _arrived(loader: Any, copied: Any, arrived: torch.cuda.Event, stream: torch.cuda.Stream) -> Batch:
+    """The batch of copies, once they are there; the host does not wait."""
+    stream.wait_event(arrived)
+    for part in copied if isinstance(copied, list) else [copied]:
+        for tensor in part.tensors():
+            tensor.record_stream(stream)
+    return loader.assemble(copied)
+
+
+def _threads() -> int:
+    """Threads that gather for one GPU: a core is left for the rest of each process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(THREADS, cores // max(1, torch.cuda.device_count()) - 1))
+
+
+def prefetched(
+    make: Callable[[int], Item], start: int, stop: int, prefetch: int, *, threads: int = 1
+) -> Iterator[Item]:
+    """Yield ``make(step)`` for each step, in order; `threads` make up to `prefetch` of them ahead (0: no thread).
+
+    An exception in a thread is raised by the iterator.
+    """
     if prefetch < 1:
         yield from map(make, range(start, stop))
         return
-    ready: queue.Queue = queue.Queue(maxsize=prefetch)
-    left = threading.Event()
-
-    def put(item: tuple) -> bool:
-        while not left.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        for step in range(start, stop):
-            try:
-                item: tuple = (make(step), None)
-            except BaseException as error:  # noqa: BLE001 - raised again by the iterator
-                item = (None, error)
-            if not put(item) or item[1] is not None:
-                return
-
-    thread = threading.Thread(target=work, name="loader", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
     try:
-        for _ in range(start, stop):
-            batch, error = ready.get()
-            if error is not None:
-                raise error
-            yield batch
+        ahead = deque(pool.submit(make, step) for step in range(start, min(stop, start + prefetch)))
+        for step in range(start + prefetch, stop + prefetch):
+            item = ahead.popleft().result()
+            if step < stop:
+                ahead.append(pool.submit(make, step))
+            yield item
     finally:
-        left.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
 
 
 def chunks(
@@ -185,15 +272,14 @@ def chunks(
     *,
     n_frames: int = CLIP_FRAMES,
     soft: SoftSource | None = None,
-    device: torch.device | str = "cpu",
     prefetch: int = 1,
 ) -> Iterator[Batch]:
     """All clips in order, for evaluation: the first `n_frames` label frames of each, padded with zeros at the end."""
-    cutter = Cutter(clips, n_frames, device=device)
+    cutter = Cutter(clips, n_frames, soft=soft)
 
     def make(k: int) -> Batch:
         rows = np.arange(k * batch_size, min((k + 1) * batch_size, len(clips)))
-        return cutter.batch(rows, np.zeros(len(rows), np.int64), soft=soft)
+        return cutter.batch(Draw(rows, np.zeros(len(rows), np.int64)))
 
     return prefetched(make, 0, -(-len(clips) // batch_size), prefetch)
 
@@ -203,17 +289,16 @@ def windows(
     batch_size: int,
     *,
     n_frames: int = CLIP_FRAMES,
-    device: torch.device | str = "cpu",
     prefetch: int = 1,
 ) -> Iterator[Batch]:
     """Successive cuts of `n_frames` label frames that cover whole clips, in order; at least one per clip."""
-    cutter = Cutter(clips, n_frames, device=device)
+    cutter = Cutter(clips, n_frames)
     counts = np.maximum(-(-clips.samples // (n_frames * FRAME_SAMPLES)), 1)
     rows = np.repeat(np.arange(len(clips)), counts)
     starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * n_frames
 
     def make(k: int) -> Batch:
         part = slice(k * batch_size, (k + 1) * batch_size)
-        return cutter.batch(rows[part], starts[part])
+        return cutter.batch(Draw(rows[part], starts[part]))
 
     return prefetched(make, 0, -(-len(rows) // batch_size), prefetch)

@@ -159,17 +159,20 @@ def mel_power(
     mel = frames.new_empty(batch, banks.shape[0], count)
     doubled = banks.repeat_interleave(2, dim=1)
     weights = [doubled[rows, 2 * columns.start : 2 * columns.stop] for rows, columns in bands]
-    pieces = [(frames, mel)]
-    if frames.device.type == "cpu":
-        size = max(1, BLOCK // length)
-        cuts = [(i, slice(t, t + size)) for i in range(batch) for t in range(0, count, size)]
-        pieces = [(frames[i, cut], mel[i, :, cut]) for i, cut in cuts]
-    for piece, into in pieces:
+    for piece, into in pieces(frames, mel, max(1, BLOCK // length)):
         squares = torch.view_as_real(torch.fft.rfft(window(piece))).square_().flatten(-2).transpose(-1, -2)
         for (rows, columns), weight in zip(bands, weights, strict=True):
             lines = squares[..., 2 * columns.start : 2 * columns.stop, :]
             torch.matmul(weight, lines, out=into[..., rows, :])
     return mel
+
+
+def pieces(frames: Tensor, mel: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Cut frames and their mels into parts of `size` frames, which stay in a CPU's cache; a GPU takes all at once."""
+    if frames.device.type != "cpu":
+        return [(frames, mel)]
+    cuts = [(i, slice(t, t + size)) for i in range(len(frames)) for t in range(0, frames.shape[1], size)]
+    return [(frames[i, cut], mel[i, :, cut]) for i, cut in cuts]
 
 
 def narrow(banks: Float[Tensor, "bins half"]) -> list[tuple[slice, slice]]:
@@ -293,15 +296,16 @@ class EmphasisMel(FrontEnd):
             emphasised = waveform[:, 1:] - waveform[:, :-1] * 0.97
         banks = self.filters(generator)
         bands = self.bands if banks is self.banks else narrow(banks)
+        banks = banks.to(waveform.device, non_blocking=True)
         power = mel_power(framed(emphasised, length=512, centred=True), banks, bands, self.window.mul)
         return power.clamp_(min=1e-7).log_().add_(4.5).div_(5.0)
 
     def filters(self, generator: torch.Generator | None) -> Tensor:
-        """Return the filters of this batch, [128, 257]."""
+        """Return the filters of this batch, [128, 257]; drawn ones are on the host, where `narrow` reads them."""
         if generator is None or not self.training:
             return self.banks
         low, high = torch.rand(2, generator=generator, device=generator.device, dtype=torch.float64).tolist()
-        return kaldi_banks(float(int(low * 10)), float(8000 - int(high * 2000))).to(self.banks.device)
+        return kaldi_banks(float(int(low * 10)), float(8000 - int(high * 2000)))
 
 
 class SlaneyMel(FrontEnd):

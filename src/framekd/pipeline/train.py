@@ -135,7 +135,7 @@ def train_one_weak(
     kept, sample = hold_out(clips, None, job.watch)
     return fit(
         model,
-        Loader(kept, recipe, seed=job.seed, soft=soft),
+        Loader(kept, recipe, seed=job.seed, soft=soft, audio_on=job.audio_on),
         recipe,
         lr=recipe.rate(model.name),
         seed=job.seed,
@@ -250,7 +250,7 @@ def train_one(
         )
     return fit(
         model,
-        Loader(kept, recipe, seed=seed, soft=soft),
+        Loader(kept, recipe, seed=seed, soft=soft, audio_on=job.audio_on),
         recipe,
         lr=recipe.rate(model.name),
         seed=seed,

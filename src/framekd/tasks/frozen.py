@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from framekd.config import HeadRecipe, TrainRecipe, UserError
-from framekd.data import Cutter, Loader
+from framekd.data import Cutter, Draw, Loader
 from framekd.inference import autocast
 from framekd.models import FrameModel, attention_pool, init_linear
 from framekd.optim import build_optimiser, factor, set_rate
@@ -79,7 +79,7 @@ def compute(model: FrameModel, problem: Problem, recipe: HeadRecipe, *, device: 
         weak: list[Tensor] = []
         for i in range(0, len(clip), recipe.batch_size):
             rows = slice(i, i + recipe.batch_size)
-            batch = cutter.batch(clip[rows], start[rows])
+            batch = cutter.batch(Draw(clip[rows], start[rows]))
             strong += [] if batch.frame_labels is None else [batch.frame_labels]
             weak += [] if batch.clip_labels is None else [batch.clip_labels]
             mel = model.frontend(batch.waveform.to(device))

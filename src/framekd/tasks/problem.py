@@ -144,6 +144,10 @@ class Audio(Arrays):
     def __getitem__(self, i: int) -> np.ndarray:
         return self._shard[i]
 
+    def read(self, i: int, out: np.ndarray, start: int = 0) -> int:
+        """Copy samples of clip `i` into `out`: see :meth:`framekd.store.Shard.read`."""
+        return self._shard.read(i, out, start)
+
 
 def _stamp(path: Path) -> str:
     state = path.stat()

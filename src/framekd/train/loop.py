@@ -21,6 +21,7 @@ from framekd.data import Batch
 from framekd.inference import HALF, default_device
 from framekd.memory import keep_freed_memory
 from framekd.optim import build_optimiser, factor, set_rate
+from framekd.train.footprint import out_of_memory
 from framekd.train.log import Log, Meter, trackers
 from framekd.train.objectives import Objective
 from framekd.train.parallel import World
@@ -41,7 +42,8 @@ class Batches(Protocol):
     @property
     def steps(self) -> int: ...
 
-    def batches(self, begin: int, end: int, /) -> Any: ...
+    def batches(self, begin: int, end: int, /, *, device: torch.device, rows: Callable[[int], slice]) -> Any:
+        """Batches of steps on `device`, with the tensors of the rows that this process computes."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,9 @@ def fit(
     if device.type == "cpu":
         keep_freed_memory()
     directory, world, total = Path(directory), World(), loader.steps
-    about = {"recipe": recipe.model_dump(), "lr": lr, "seed": seed, "steps": total, "objective": str(objective)}
+    # How a batch is divided can be changed when the memory was too small; the run goes on.
+    about = {"recipe": recipe.model_dump(exclude={"accumulate"}), "lr": lr, "seed": seed, "steps": total}
+    about["objective"] = str(objective)
     about["soft"] = getattr(getattr(loader, "soft_source", None), "identity", None)
     about["select"] = (validation.select, validation.patience) if validation else None
     front_end = getattr(getattr(model, "encoder", None), "front_end", None)
@@ -219,8 +223,26 @@ def fit(
             model.train()
             return metrics
 
-        for batch in loader.batches(done.step, total):
-            loss, rate = step(done.step, batch.to(device))
+        def save() -> None:
+            done.scaler = step.scaler.state_dict()
+            folder.save(model, step.optimiser, done, average=step.average.weights, best=best.weights)
+
+        def leave_when_full(kind: Any, error: BaseException | None, _: Any) -> None:
+            """After an exhausted memory, save what is whole and leave as for a time limit, with advice."""
+            if not isinstance(error, torch.OutOfMemoryError):
+                return
+            if world.size == 1:
+                log.check()
+                meter.read(done)
+            kept = world.main and step.whole
+            if kept:
+                save()
+            why = out_of_memory(directory, done.step, total, recipe, device, saved=kept)
+            raise (Stopped(why) if world.size == 1 else UserError(why)) from error
+
+        leaving.push(leave_when_full)
+        for batch in loader.batches(done.step, total, device=device, rows=world.rows):
+            loss, rate = step(done.step, batch)
             done.step += 1
             ended = done.step == total
             log.add(done.step - 1, batch.ids, loss, rate=rate, clips=len(batch))
@@ -248,8 +270,7 @@ def fit(
             if wish:
                 log.check()
                 meter.read(done)
-                done.scaler = step.scaler.state_dict()
-                folder.save(model, step.optimiser, done, average=step.average.weights, best=best.weights)
+                save()
                 saved = time.monotonic()
             if wish == 2:
                 why = reason or "another process leaves"
@@ -272,7 +293,11 @@ def fit(
 
 
 class _Step:
-    """One optimiser step: front end, augmentation, forward and backward pass, update."""
+    """One optimiser step: front end, augmentation, forward and backward pass, update.
+
+    Attributes:
+        whole: whether weights, optimiser and average are those of one step; false within an update.
+    """
 
     def __init__(
         self,
@@ -289,7 +314,7 @@ class _Step:
     ) -> None:
         self.model, self.recipe, self.objective = model, recipe, objective
         self.lr, self.seed, self.total, self.world, self.clock = lr, seed, total, world, clock
-        self.device = next(model.parameters()).device
+        self.device, self.whole = next(model.parameters()).device, True
         groups = model.depth_groups() if recipe.layer_decay < 1 else None
         self.optimiser = build_optimiser(model, recipe, lr=lr, depth_groups=groups)
         self.average = Average(model, recipe.ema)
@@ -310,7 +335,7 @@ class _Step:
         rate = factor(step, self.recipe, total=self.total, peak=self.lr)
         set_rate(self.optimiser, rate)
         self.clock("data")
-        mel, batch = self._spectrograms(step, batch, rows)
+        mel, batch = self._spectrograms(step, batch)
 
         loss = torch.zeros((), device=self.device)
         parts = _parts(rows, self.recipe.accumulate)
@@ -329,30 +354,33 @@ class _Step:
         if self.recipe.clip_gradient is not None:
             self.scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_gradient)
+        self.whole = False
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         self.average.update()
+        self.whole = True
         self.clock("optimiser")
         return loss, rate * self.lr
 
     @torch.no_grad()
-    def _spectrograms(self, step: int, batch: Batch, rows: slice) -> tuple[Tensor, Batch]:
+    def _spectrograms(self, step: int, batch: Batch) -> tuple[Tensor, Batch]:
         """Augmented spectrograms of the whole batch, and the batch with its labels augmented alike."""
+        batch = self.world.whole(batch)
         if self.recipe.keep_spectrograms:
-            mel = self._kept(batch, rows)
+            mel = self._kept(batch)
         else:
-            mel = self.model.frontend(batch.waveform[rows], generator=torch_generator(self.seed, "frontend", step))
+            mel = self.model.frontend(batch.waveform, generator=torch_generator(self.seed, "frontend", step))
         self.clock("frontend")
         draws = numpy_generator(self.seed, "augment", step)
         mel, batch = augment(self.world.gather(mel, len(batch)), batch, self.recipe.augment, generator=draws)
         self.clock("augment")
         return mel, batch
 
-    def _kept(self, batch: Batch, rows: slice) -> Tensor:
+    def _kept(self, batch: Batch) -> Tensor:
         """Spectrograms without jitter, each computed when its clip first comes, by itself: equal in any batch."""
-        cuts = list(zip(batch.ids, batch.starts.tolist()))[rows]
-        for cut, waveform in zip(cuts, batch.waveform[rows]):
+        cuts = list(zip(batch.ids, batch.starts.tolist()))[self.world.rows(len(batch))]
+        for cut, waveform in zip(cuts, batch.waveform, strict=True):
             if cut not in self.kept:
                 self.kept[cut] = self.model.frontend(waveform[None])[0]
         return torch.stack([self.kept[cut] for cut in cuts])

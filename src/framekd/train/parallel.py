@@ -1,8 +1,9 @@
 """Several processes that train one model: the GPUs of a node, or (in tests) CPU cores.
 
-Every process draws the same batch and the same decisions from (seed, step), and computes its own rows of the batch:
-front end, forward and backward pass. Spectrograms are gathered before they are augmented, since mixup pairs clips of
-different processes. DistributedDataParallel averages the gradients. So two processes take the steps of one.
+Every process draws the same batch and the same decisions from (seed, step). It reads the clips of its own rows of the
+batch (and those that are mixed into them) and computes these rows: front end, forward and backward pass. Spectrograms
+and labels are gathered before they are augmented, since mixup pairs clips of different processes.
+DistributedDataParallel averages the gradients. So two processes take the steps of one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from framekd.config import UserError
+from framekd.data import Batch
 from framekd.train.state import STOPPED, Diverged, Stopped
 
 PATIENCE = 30.0
@@ -65,6 +67,10 @@ class World:
         whole = part.new_empty(self.size * each, *part.shape[1:])
         dist.all_gather_into_tensor(whole, padded)
         return whole[:size]
+
+    def whole(self, batch: Batch) -> Batch:
+        """The batch with the labels of all processes' rows; its waveforms stay those of the own rows."""
+        return batch if self.size == 1 else batch.whole(lambda part: self.gather(part, len(batch)))
 
     def max(self, value: int) -> int:
         """The largest value over processes."""

@@ -1,0 +1,139 @@
+"""Memory of a training: the count of a dry step, an exhausted memory in mid-epoch, and BEATs' bias."""
+
+import json
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from training_runs import CLASSES, FRAMES, SIZES, Soft, clips, run
+
+from framekd.config import Recipe
+from framekd.data import Loader
+from framekd.models import build_model
+from framekd.train import Objective, Stopped, torch_generator
+from framekd.train.footprint import MARGIN, fitting, footprint
+from framekd.train.loop import _Step
+from framekd.train.parallel import World
+
+
+def recipe(**values):
+    return Recipe(epochs=1, epoch_clips=8, batch_size=8, warmup_steps=2, distillation_weight=0.9, **values)
+
+
+def real_peak(model, settings, goal):
+    """The most that torch's CPU allocator holds in one step, beside what it held before; by torch's profiler."""
+    batch = Loader(clips(), settings, seed=1, n_frames=FRAMES, soft=Soft()).batch(0)
+    more = {"lr": 1e-4, "seed": 0, "total": 1, "world": World(), "clock": lambda part: None}
+    step = _Step(model.train(), settings, goal, None, **more)
+    step.optimiser.step = lambda *_, **__: None
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        step(0, batch)
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+@pytest.mark.parametrize(
+    ("name", "rest"),
+    [("ATST-F", {}), ("M2D", {}), ("ASiT", {}), ("tiny", dict(sequence_model="bigru"))],
+)
+def test_the_count_is_within_a_tenth_of_what_the_cpu_allocates(name, rest):
+    model = build_model(name, n_classes=CLASSES, sizes=SIZES, **rest).init_weights(torch_generator(1))
+    settings, goal = recipe(augment=dict(mixup=1.0)), Objective("strong", 0.9)
+    found = footprint(model, settings, goal, frames=FRAMES, gpu=False)
+    assert found.step == pytest.approx(real_peak(model, settings, goal), rel=0.1)
+    assert all(type(p.data) is torch.Tensor for p in model.parameters())  # the model is as it was
+
+
+def test_smaller_parts_take_less_and_the_first_that_fits_is_chosen():
+    model = build_model("ATST-F", n_classes=CLASSES, sizes={"width": 128, "depth": 12, "heads": 2, "mlp": 512})
+    goal, settings = Objective("strong", 0.9), recipe().model_copy(update={"batch_size": 32})
+    in_two = settings.model_copy(update={"accumulate": 2})
+    whole, half = (footprint(model, one, goal, frames=FRAMES) for one in (settings, in_two))
+    assert half.step < whole.step and half.kept == whole.kept
+    assert fitting(model, settings, goal, 2 * whole.peak, frames=FRAMES) == (1, whole)
+    assert fitting(model, settings, goal, int(half.peak / MARGIN) + 1, frames=FRAMES) == (2, half)
+    assert fitting(model, settings, goal, 1000, frames=FRAMES) is None
+
+
+def exhausted(at):
+    """A forward pass whose memory is too small once, at call `at`."""
+    calls = []
+
+    def forward(model, mel, generator):
+        calls.append(mel)
+        if len(calls) == at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return model(mel, generator=generator)
+
+    return forward
+
+
+def test_an_exhausted_memory_saves_the_state_and_the_run_continues_in_more_parts(tmp_path, monkeypatch):
+    """It ends in the weights of a run that had enough memory, and the message has the line to write."""
+    with pytest.raises(Stopped, match=r"saved after step 7 of 20.*write recipe: \{accumulate: 2\}") as stopped:
+        run("student", tmp_path / "small", forward=exhausted(8), save_steps=10_000)
+    assert stopped.value.code == 75
+    assert not (tmp_path / "small" / "model.safetensors").exists()
+    import training_runs
+
+    monkeypatch.setitem(training_runs.RUNS, "student", {**training_runs.RUNS["student"], "accumulate": 2})
+    _, steps = run("student", tmp_path / "small")
+    assert steps == 13
+    monkeypatch.setitem(training_runs.RUNS, "student", {**training_runs.RUNS["student"], "accumulate": 1})
+    run("student", tmp_path / "whole")
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("small", "whole")
+    ]
+    assert len(lines[0]) == len(lines[1]) == 20
+    for a, b in zip(*lines):
+        assert a["train/loss"] == pytest.approx(b["train/loss"], abs=1e-4)
+
+
+def test_weights_half_updated_are_not_saved(tmp_path, monkeypatch):
+    """Memory that is exhausted within the optimiser leaves the state before it."""
+    plain, calls = torch.optim.Adam.step, []
+
+    def step(self, *rest):
+        calls.append(1)
+        if len(calls) == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, *rest)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(Stopped, match="the last saved state is kept"):
+        run("student", tmp_path / "small", save_steps=3)
+    _, steps = run("student", tmp_path / "small")
+    assert steps == 20 - 6
+
+
+def gradients(recompute, monkeypatch, dropout):
+    """Output and gradients of a BEATs in training, and the largest tensor that it keeps for the backward pass."""
+    from framekd.models.beats import GatedAttention
+
+    monkeypatch.setattr(GatedAttention, "recompute", recompute)
+    sizes = {**SIZES, "dropout": dropout, "attention_dropout": dropout, "layerdrop": 0.0}
+    model = build_model("BEATs", n_classes=CLASSES, sizes=sizes).init_weights(torch_generator(3)).train()
+    mel = torch.randn(2, 1, 128, 200, generator=torch_generator(4))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.shape), t)[1], lambda t: t):
+        frames, clip = model(mel, generator=torch_generator(5), outputs="logits")
+    (frames.square().mean() + clip.square().mean()).backward()
+    tokens = 96
+    masks = sum(tuple(shape[-2:]) == (tokens, tokens) and shape[0] == 2 for shape in kept)
+    return frames.detach(), {name: p.grad for name, p in model.named_parameters()}, masks
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_recomputing_the_bias_of_beats_changes_nothing_and_keeps_no_mask(monkeypatch, dropout):
+    plain, ours, kept = gradients(False, monkeypatch, dropout)
+    again, theirs, spared = gradients(True, monkeypatch, dropout)
+    assert torch.equal(plain, again)
+    assert kept > 0 and spared == 0
+    for name, value in ours.items():
+        assert (value is None) is (theirs[name] is None)
+        assert value is None or torch.equal(value, theirs[name]), name
