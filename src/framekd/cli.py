@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from framekd.commands import doctor, evaluate, finetune, predict, runs
+from framekd.commands import doctor, embed, evaluate, finetune, predict, runs
 from framekd.config import UserError
 
-COMMANDS = (predict, evaluate, finetune, doctor, runs)
+COMMANDS = (predict, embed, evaluate, finetune, doctor, runs)
 
 
 def parser() -> argparse.ArgumentParser:
