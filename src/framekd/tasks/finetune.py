@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,14 @@ def finetune(
     out = Path(out)
     classes = ClassList.of(sorted(train.labels.counts()))
     work = out / ".audio"
-    pool = read_pool(train, classes, work / "train.h5")
-    held = None if valid is None else read_pool(valid, classes, work / "valid.h5")
+    try:
+        pool = read_pool(train, classes, work / "train.h5")
+        held = None if valid is None else read_pool(valid, classes, work / "valid.h5")
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # it holds the state of a training
+            out.rmdir()
+        raise
     recipe = recipe_for(pool, frozen=frozen, **(changes or {}))
     model = new_model(start, spec, pool, recipe, seed=seed).to(device)
     objective = Objective("strong" if train.labels.timed else "weak")
