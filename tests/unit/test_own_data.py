@@ -63,7 +63,7 @@ def recordings(data, table="events.tsv", files=None):
 
 def test_the_tutorial_runs_and_the_model_has_learnt(start, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```|^    (framekd .*?)$", PAGE, re.M | re.S)
+    blocks = re.findall(r"```python\n(.*?)```|^    (framekd .*?)$", PAGE.replace("\\\n", " "), re.M | re.S)
     assert len(blocks) == 7
     for python, command in blocks:
         if python:

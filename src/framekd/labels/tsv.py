@@ -85,7 +85,8 @@ def read_annotations(path: str | Path) -> Annotations:
     else:
         for _, row in rows:
             found = labels[row["filename"]]
-            found += [x for part in row["event_labels"].split(",") if (x := part.strip()) and x not in found]
+            parts = (part.strip() for part in row["event_labels"].split(","))
+            labels[row["filename"]] = [name for name in dict.fromkeys((*found, *parts)) if name]
     if not any(labels.values()):
         raise UserError(f"{path}: none of its {len(rows)} rows has a label")
     return Annotations(path, timed, events, labels)
