@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from framekd.config import UserError
 from framekd.data import Batch
 from framekd.models import FrameModel
 
@@ -18,6 +19,19 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def default_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device of a command's --device; None is the default. UserError if there is no such device."""
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or ["unknown"])[0]
+        raise UserError(f"--device {name}: this device cannot be used ({reason})") from None
+    return device
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

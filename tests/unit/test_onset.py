@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framekd.config import UserError
-from framekd.metrics import event_f1, onset_f1
+from framekd.metrics import event_f1, onset_f1, segment_f1
 from framekd.metrics.event_based import onset_matches, onset_offset_matches
 
 TIMES = st.lists(st.integers(0, 40).map(lambda i: i / 20), max_size=5)
@@ -80,6 +80,29 @@ def test_equal_to_sed_eval(seed, collar, share):
     assert found.macro_f1 == pytest.approx(macro, abs=1e-12)
     if share is None:
         assert onset_f1(reference, estimated, collar=collar).f1 == found.f1
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seconds", [1.0, 0.1])
+def test_segments_are_equal_to_sed_eval(seed, seconds):
+    import sed_eval
+    from dcase_util.containers import MetaDataContainer
+
+    reference, estimated = some_events(seed)
+    classes = ["c0", "c1", "c2"]
+    metric = sed_eval.sound_event.SegmentBasedMetrics(classes, time_resolution=seconds)
+    for file in reference:
+        tables = [
+            MetaDataContainer([{"filename": file, "onset": a, "offset": b, "event_label": c} for a, b, c in side[file]])
+            for side in (reference, estimated)
+        ]
+        metric.evaluate(*tables)
+    overall = metric.results_overall_metrics()["f_measure"]
+    found = segment_f1(reference, estimated, segment_seconds=seconds, classes=classes)
+    assert found.f1 == pytest.approx(overall["f_measure"], abs=1e-12)
+    assert found.precision == pytest.approx(overall["precision"], abs=1e-12)
+    macro = metric.results_class_wise_average_metrics()["f_measure"]["f_measure"]
+    assert found.macro_f1 == pytest.approx(macro, abs=1e-12)
 
 
 def test_counts_and_empty_sides():

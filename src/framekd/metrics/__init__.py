@@ -2,7 +2,7 @@
 
 from framekd.metrics.bootstrap import Interval, bootstrap_psds1
 from framekd.metrics.cross_check import CrossCheck
-from framekd.metrics.event_based import EventF1, decode_events, event_f1, intersection_f1, onset_f1
+from framekd.metrics.event_based import EventF1, decode_events, event_f1, intersection_f1, onset_f1, segment_f1
 from framekd.metrics.filters import median_filter, window_frames
 from framekd.metrics.inputs import Truth, evaluation_classes, frame_stamps, prepare_truth
 from framekd.metrics.psds import PSDS, PSDSResult, psds1
@@ -30,5 +30,6 @@ __all__ = [
     "prepare_truth",
     "psds1",
     "segment_auroc",
+    "segment_f1",
     "window_frames",
 ]

@@ -1,4 +1,4 @@
-"""Event-based metrics: decoding of frame scores, F-measures with collars (sed_eval) and by intersection.
+"""Metrics of events: decoding of frame scores, F-measures with collars and of segments (sed_eval), by intersection.
 
 Collars: an estimated event matches a reference event of the same file and class if their onsets differ by at most the
 collar and, where offsets count, their offsets by at most max(collar, share of the reference's length). Every event is
@@ -7,6 +7,7 @@ matched at most once, and the number of matches is the largest possible (sed_eva
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -237,6 +238,38 @@ def onset_f1(
     collar: 0.05 s in the paper's Table II (DCASE 2016 Task 2, MAESTRO); HEAR also reports 0.2 s. Else as `event_f1`.
     """
     return event_f1(reference, estimated, collar=collar, classes=classes)
+
+
+def segment_f1(
+    reference: Events,
+    estimated: Events,
+    *,
+    segment_seconds: float = 1.0,
+    classes: Sequence[str] | None = None,
+) -> EventF1:
+    """F-measure of segments, as sed_eval computes it: a segment has a class if an event of it lies partly within.
+
+    Args:
+        reference, estimated: {file: [(onset, offset, class), …]} in seconds.
+        segment_seconds: length of a segment.
+        classes: names that may occur; None: those that do.
+    Returns:
+        counts are numbers of segments.
+    Raises:
+        UserError: the files differ, or a class is not among `classes`.
+    """
+    if segment_seconds <= 0:
+        raise ValueError(f"A segment must be longer than 0 s, but is {segment_seconds}.")
+
+    def segments(events: list[tuple[float, float]]) -> set[int]:
+        spans = [(math.floor(a / segment_seconds), math.ceil(b / segment_seconds)) for a, b in events]
+        return {k for first, end in spans for k in range(first, end)}
+
+    def counts_of(ref: list, est: list, *_: str) -> tuple[int, int, int]:
+        truth, found = segments(ref), segments(est)
+        return len(truth), len(found), len(truth & found)
+
+    return _count(reference, estimated, classes, {"metric": "segment F1", "segment": segment_seconds}, counts_of)
 
 
 def intersection_counts(truth: np.ndarray, found: np.ndarray, dtc: float, gtc: float) -> tuple[int, int]:
