@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import pytest
 import torch
 from small_audioset import train_job, write_audioset, write_step1
 
-from framekd.config import UserError
+from framekd.config import UserError, load
+from framekd.graph import Graph
 from framekd.pipeline.kept import each, give_back, keep, key
+from framekd.pipeline.partial import write_config
+from framekd.pipeline.second_pass import broken_packs, second_pass
 from framekd.pipeline.train import train_strong
 from framekd.train import Stopped
 
@@ -108,7 +112,7 @@ def test_what_a_result_depends_on_decides_whether_it_is_given_back(inputs, tmp_p
     others = [
         name(job.model_copy(update={"version": 2})),
         name(job.model_copy(update={"sequence_model": "bigru"})),
-        name(recipe=recipe.model_copy(update={"epochs": 3})),
+        name(recipe=recipe.model_copy(update={"epochs": 4})),
         name(seed=2),
         name(inputs={**own, "train_strong": str(changed)}),
     ]
@@ -143,3 +147,26 @@ def test_a_signal_ends_the_job_at_once_and_the_sentence_of_a_single_piece_is_its
     with pytest.raises(UserError, match=r"^2 of 2 failed: a: no way; b: no way$"):
         each([("a", fail), ("b", fail)])
     assert done == ["a"] and "ZeroDivisionError: no way" in capsys.readouterr().err
+
+
+def test_a_second_pass_is_for_packs_of_which_some_trainings_are_finished(tmp_path, monkeypatch):
+    graph = Graph(load({"results_dir": str(tmp_path)}))
+    logs = {
+        "students/proposed/pack1/seed1": "framekd: 1 of 4 failed; the others are finished and kept: b: too large\n",
+        "students/proposed/pack2/seed1": "framekd: 4 of 4 failed: b: too large\n",
+        "students/proposed/pack3/seed1": "1 of 4 failed; the others are finished and kept\nstill running\n",
+        "teachers/proposed/pack1/seed1": "framekd: 1 of 4 failed; the others are finished and kept: a run before\n",
+    }
+    for name, text in logs.items():
+        path = tmp_path / "logs" / f"{name}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        if name.startswith("teachers"):
+            os.utime(path, (1, 1))
+    write_config(graph)
+    os.utime(tmp_path / "config.json", (2, 2))
+    assert broken_packs(graph) == [tmp_path / "logs/students/proposed/pack1/seed1.log"]
+    assert not second_pass(graph, stopped=True, arguments=["all"])
+    assert not second_pass(graph, stopped=False, arguments=["all", "--forceall"])
+    monkeypatch.setenv("FRAMEKD_ONE_BY_ONE", "1")
+    assert not second_pass(graph, stopped=False, arguments=["all"])

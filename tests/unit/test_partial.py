@@ -107,6 +107,24 @@ def test_a_student_that_waits_for_a_teacher_names_the_teacher(graph):
     assert (teachers.loc["proposed"]["missing"] == "").all()
 
 
+def test_a_training_that_waits_for_step_2_says_what_step_2_waits_for(graph):
+    own = {"soft_labels": {"logits": None, "index": None, "members": ["M2D"]}, "train": ["BEATs"]}
+    search = {"recipe": {"learning_rate": {"BEATs": "search", "M2D": 1e-4}}}
+    changed = Graph(config.load(SETTINGS | {"results_dir": graph.results, "step2": own | search}))
+    (Path(graph.checkpoint("step2", "BEATs")) / "model.safetensors").unlink()
+    remove_run(graph, "students", "proposed", "BEATs", 1)
+    remove_run(graph, "teachers", "proposed", "BEATs", 1)
+    start = "student BEATs seed 1 of proposed: waits for its checkpoint: waits for "
+    path = log(graph, "weak_members/M2D", "framekd: M2D is too large\n")
+    found = table(changed).loc["proposed", "BEATs"]["missing"]
+    assert found == f"{start}the soft labels of Step 2: job failed: M2D is too large; see {path}"
+    Path(f"{graph.results}/ensembles/step2").mkdir(parents=True)
+    Path(f"{graph.results}/ensembles/step2/clips.h5").touch()
+    path = log(graph, "choose/step2/trained/BEATs", "framekd: no rate trains\n")
+    found = table(changed).loc["proposed", "BEATs"]["missing"]
+    assert found == f"{start}its learning rate: search failed: no rate trains; see {path}"
+
+
 def test_a_score_that_is_older_than_its_model_does_not_count(graph):
     weights = Path(graph.run("students", "proposed", "BEATs", 1)) / "model.safetensors"
     later = Path(graph.evaluation("students", "proposed", "BEATs", 1)).stat().st_mtime + 10

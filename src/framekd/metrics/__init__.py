@@ -5,7 +5,8 @@ from framekd.metrics.cross_check import CrossCheck
 from framekd.metrics.event_based import EventF1, decode_events, event_f1, intersection_f1, onset_f1, segment_f1
 from framekd.metrics.filters import median_filter, window_frames
 from framekd.metrics.inputs import Truth, evaluation_classes, frame_stamps, prepare_truth
-from framekd.metrics.psds import PSDS, PSDSResult, psds1
+from framekd.metrics.psds import PSDS, psds1
+from framekd.metrics.psds_result import PSDSResult
 from framekd.metrics.ranking import AUROC, MAP, SegmentAUROC, mean_average_precision, segment_auroc
 
 __all__ = [

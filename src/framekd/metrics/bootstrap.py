@@ -26,7 +26,7 @@ from framekd.metrics.inputs import (
     frame_stamps,
     prepare_truth,
 )
-from framekd.metrics.psds import false_positive_limit
+from framekd.metrics.psds_result import false_positive_limit
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from framekd.metrics.inputs import Events, as_numpy, exact_type, frame_stamps, merge_touching
-from framekd.metrics.psds import PSDSResult
+from framekd.metrics.psds_result import PSDSResult
 
 TOLERANCE = 1e-9
 

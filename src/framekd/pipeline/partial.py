@@ -12,6 +12,7 @@ from framekd import tables
 from framekd.config import Config, UserError
 from framekd.files import write_json
 from framekd.graph import TASKS, WEIGHTS, Graph, Stage, log_of
+from framekd.jobs import Searched
 
 Value = dict[str, float]
 """Subset of the evaluation clips → score in percent. "" is the subset of column psds1, or all clips."""
@@ -205,12 +206,16 @@ def _waits_for(graph: Graph, stage: Stage, setting: str, model: str) -> str | No
             log = f"{graph.results}/logs/ensembles/{owner}.log"
             why = _why_no_teachers(graph, owner) or _failed("averaging", log) or "not averaged yet"
             return f"waits for the ensemble: {why}"
-    for path in graph.rates(stage, setting, [model]):
-        if not Path(path).is_file():
-            logs, end = Path(graph.results) / "logs", f"{stage}/{setting}/{model}"
-            tried = [*logs.glob(f"search/{end}/*.log"), logs / f"choose/{end}.log"]
-            return f"waits for its learning rate: {_first_failed('search', tried) or 'not searched yet'}"
-    return _why_no_data(graph)
+    return _why_no_rate(graph, stage, setting, model) or _why_no_data(graph)
+
+
+def _why_no_rate(graph: Graph, stage: Searched, setting: str, model: str) -> str | None:
+    """Why the learning rate of a training is not there; None if it is, or if none is searched."""
+    if all(Path(path).is_file() for path in graph.rates(stage, setting, [model])):
+        return None
+    logs, end = Path(graph.results) / "logs", f"{stage}/{setting}/{model}"
+    tried = [*logs.glob(f"search/{end}/*.log"), logs / f"choose/{end}.log"]
+    return f"waits for its learning rate: {_first_failed('search', tried) or 'not searched yet'}"
 
 
 def _why_no_checkpoint(graph: Graph, step: str, model: str) -> str:
@@ -224,8 +229,16 @@ def _why_no_checkpoint(graph: Graph, step: str, model: str) -> str:
         log = f"{logs}/step2/external/{log_of(graph.packs(graph.step2_external), model)}.log"
     else:
         log = f"{logs}/step2/{log_of(graph.packs(graph.step2_trained), model)}.log"
-        if not Path(log).is_file() and not (Path(graph.checkpoint("step1", model)) / WEIGHTS).is_file():
-            return _why_no_checkpoint(graph, "step1", model)
+        if not Path(log).is_file():
+            if not (Path(graph.checkpoint("step1", model)) / WEIGHTS).is_file():
+                return _why_no_checkpoint(graph, "step1", model)
+            made = ("soft_labels/*.log", "weak_members/**/*.log", "ensembles/step2/*.log")
+            found = [path for pattern in made for path in sorted(Path(logs).glob(pattern))]
+            if not all(Path(path).is_file() for path in graph.clip_soft_labels()):
+                why = _first_failed("job", found) or _why_no_data(graph) or "not made yet"
+                return f"waits for the soft labels of Step 2: {why}"
+            if rate := _why_no_rate(graph, "step2", "trained", model):
+                return rate
     return _failed(f"{step} of {model}", log) or _why_no_data(graph) or f"{step} of {model} has not run yet"
 
 
