@@ -81,10 +81,9 @@ def test_onnxruntime_gives_the_same_logits_for_any_batch(name, sequence_model, t
             assert np.abs(ours.numpy() - theirs).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("sequence_model", [None, "bigru"])
-def test_torchscript_gives_the_same_logits_where_framekd_is_not_installed(sequence_model, tmp_path):
-    model, path = build("BEATs", sequence_model), tmp_path / "model.pt"
-    export(model, path, "torch", {"model": "BEATs", "classes": ["Bell", "Hund", "Käuzchen"]})
+def test_torchscript_gives_the_same_logits_where_framekd_is_not_installed(tmp_path):
+    model, path = build("fPaSST", "bigru"), tmp_path / "model.pt"
+    export(model, path, "torch", {"model": "fPaSST", "classes": ["Bell", "Hund", "Käuzchen"]})
     with torch.inference_mode():
         wanted = model(model.frontend(clips()[:3]))
     np.save(tmp_path / "clips.npy", clips()[:3].numpy())
