@@ -103,7 +103,8 @@ def sentences(repository: str) -> Iterator[Any]:
         reason = f"it cannot be reached and is not in the cache; a folder with its {SPEC} and {WEIGHTS} works too"
     except errors.LocalTokenNotFoundError:
         reason = "log in with `hf auth login`, or set HF_TOKEN"
-    except (errors.HFValidationError, *errors.HfHubHTTPError.__bases__) as error:  # the network's errors among them
+    # The bases are the network's errors, whichever library the package uses for them.
+    except (errors.HFValidationError, *errors.HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         if status in (401, 403):

@@ -88,10 +88,10 @@ def test_torchscript_gives_the_same_logits_where_framekd_is_not_installed(tmp_pa
         wanted = model(model.frontend(clips()[:3]))
     np.save(tmp_path / "clips.npy", clips()[:3].numpy())
     code = (
-        "import sys, json, numpy, torch; sys.modules['framekd'] = None; about = {'framekd.json': ''}\n"
+        "import sys, json, numpy, torch; sys.modules['framekd'] = None; about = {'about.json': ''}\n"
         "model = torch.jit.load('model.pt', _extra_files=about)\n"
         "numpy.savez('out.npz', *model(torch.from_numpy(numpy.load('clips.npy'))))\n"
-        "assert json.loads(about['framekd.json'])['classes'][2] == 'Käuzchen'\n"
+        "assert json.loads(about['about.json'])['classes'][2] == 'Käuzchen'\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     with np.load(tmp_path / "out.npz") as found:
