@@ -25,12 +25,12 @@ from framekd.files import replacing
 from framekd.models import FrameModel
 from framekd.models.beats import Beats
 from framekd.models.plain_mel import PlainFrontEnd
-from framekd.units import CLIP_SECONDS, SAMPLE_RATE
+from framekd.units import CLIP_FRAMES, CLIP_SECONDS, SAMPLE_RATE
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt"}
 SAMPLES = int(CLIP_SECONDS * SAMPLE_RATE)
 INPUT, OUTPUTS = "waveform", ("frame_logits", "clip_logits")
-METADATA = "framekd.json"
+METADATA = "about.json"
 """Name of the metadata among a TorchScript file's extra files; in ONNX they are `metadata_props`."""
 TOLERANCE = 1e-4
 """Largest difference of a logit between a written file and the model."""
@@ -50,10 +50,17 @@ class Exported(nn.Module):
         # view (BEATs' biases) and no adaptive pooling. Alignment is linear, so that of the identity is its matrix.
         matrix = functools.cache(lambda length, frames: FrameModel.align(self.model, torch.eye(length)[None], frames))
 
+<<<<<<< HEAD
         def align(seq: Tensor, n_frames: int) -> Tensor:
             return matrix(int(seq.shape[1]), int(n_frames)) @ seq
 
         self.model.align = align  # type: ignore[method-assign, assignment]
+=======
+        def align(seq: Tensor, n_frames: int = CLIP_FRAMES) -> Tensor:
+            return matrix(int(seq.shape[1]), int(n_frames)) @ seq
+
+        self.model.align = align  # type: ignore[method-assign]
+>>>>>>> h-export
         if isinstance(beats := self.model.encoder, Beats):
             bias = functools.cache(beats.bias)
             beats.bias = lambda length: bias(int(length))  # type: ignore[method-assign]

@@ -25,6 +25,11 @@ def check_name(name: str) -> None:
         raise UserError(f"{name!r} is not the name of a repository; expected USER/NAME, such as {PREFIX}me/beats")
 
 
+def resolve(name: str | Path) -> str | Path:
+    """The folder of a checkpoint on the hub (hf:USER/NAME), fetched if it is not there; any other name as it is."""
+    return fetch_checkpoint(name) if isinstance(name, str) and name.startswith(PREFIX) else name
+
+
 def fetch_checkpoint(name: str) -> Path:
     """Fetch a checkpoint into the hub's own cache (HF_HOME), unless it is there.
 
@@ -89,16 +94,19 @@ def sentences(repository: str) -> Iterator[Any]:
 
     try:
         yield hub
-    except errors.RepositoryNotFoundError as error:
+        return
+    except errors.RepositoryNotFoundError:
         reason = "there is no such repository, or it is private: log in with `hf auth login`, or set HF_TOKEN"
-        raise UserError(f"{PREFIX}{repository}: {reason}.") from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(f"{PREFIX}{repository}: it has no such revision.") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        reason = (
-            f"it cannot be reached and is not in the cache; a copy of its {SPEC} and {WEIGHTS} in a folder works too"
-        )
-        raise UserError(f"{PREFIX}{repository}: {reason}.") from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, ConnectionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{PREFIX}{repository}: {reason}") from error
+    except errors.RevisionNotFoundError:
+        reason = "it has no such revision"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        reason = f"it cannot be reached and is not in the cache; a folder with its {SPEC} and {WEIGHTS} works too"
+    except errors.LocalTokenNotFoundError:
+        reason = "log in with `hf auth login`, or set HF_TOKEN"
+    # The bases are the network's errors, whichever library the package uses for them.
+    except (errors.HFValidationError, *errors.HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if status in (401, 403):
+            reason = f"access is refused ({status}): log in with `hf auth login`, or set HF_TOKEN"
+    raise UserError(f"{PREFIX}{repository}: {reason}.")

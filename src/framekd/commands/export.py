@@ -36,7 +36,7 @@ def export(given: argparse.Namespace) -> int:
 
     if given.push:
         hub.check_name(given.push)
-    name = given.model or hub.PREFIX + given.repository
+    name = hub.resolve(given.model or hub.PREFIX + given.repository)
     model, spec = open_model(name)
     licence = given.licence or spec.get("licence") or (spec.get("provenance") or {}).get("licence")
     about = files.metadata(spec, licence or card.UNKNOWN)
