@@ -50,17 +50,10 @@ class Exported(nn.Module):
         # view (BEATs' biases) and no adaptive pooling. Alignment is linear, so that of the identity is its matrix.
         matrix = functools.cache(lambda length, frames: FrameModel.align(self.model, torch.eye(length)[None], frames))
 
-<<<<<<< HEAD
-        def align(seq: Tensor, n_frames: int) -> Tensor:
-            return matrix(int(seq.shape[1]), int(n_frames)) @ seq
-
-        self.model.align = align  # type: ignore[method-assign, assignment]
-=======
         def align(seq: Tensor, n_frames: int = CLIP_FRAMES) -> Tensor:
             return matrix(int(seq.shape[1]), int(n_frames)) @ seq
 
         self.model.align = align  # type: ignore[method-assign]
->>>>>>> h-export
         if isinstance(beats := self.model.encoder, Beats):
             bias = functools.cache(beats.bias)
             beats.bias = lambda length: bias(int(length))  # type: ignore[method-assign]

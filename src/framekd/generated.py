@@ -81,7 +81,10 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
         space = [""] if where.count(".") < 2 else []
         if isinstance(value, HeadRecipe) and path:
             stage = difference(_plain(value), Recipe().model_dump(mode="json"))
-            lines += [*space, f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
+            if where.count(".") > 1:  # of a downstream task
+                lines.append(f"{indent}{key}: {_scalar(stage)}{comment}")
+            else:
+                lines += [*space, f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
         elif isinstance(value, BaseModel) and not _is_small(value):
             lines += [*space, f"{indent}{key}:{comment}", *_yaml(value, where + ".")]
         elif isinstance(value, dict) and value and not _is_short(value):
