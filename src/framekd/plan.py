@@ -97,9 +97,10 @@ class Plan(Graph):
         return jobs.GateJob(version=VERSIONS["acquire"], splits=lists, min_share=audioset.min_share)
 
     def checkpoint_job(self, wildcards: Any, step: jobs.Step, pack: Pack) -> jobs.CheckpointJob:
-        block = self.config.step1 if step == "step1" else self.config.step2
+        block = self.config.step2 if step == "step2" else self.config.step1
         models = pack.of(wildcards)
-        published = {} if step == "step1" and self.config.step1.source == "seed" else block.external
+        drawn = step == "untrained" or (step == "step1" and self.config.step1.source == "seed")
+        published = {} if drawn else block.external
         for model in models if published or step == "step2" else []:
             if model not in published:
                 line = f"{step}: {{external: {{{model}: {{url: …}}}}}}"
@@ -203,11 +204,12 @@ class Plan(Graph):
         for model in pack.of(wildcards):
             recipes = {mode: getattr(block, mode).of(model) for mode in ("frozen", "finetune")}
             options[model] = block.model_copy(update=recipes)
+        untrained = wildcards.checkpoint == "untrained"
         return jobs.DownstreamJob(
             version=VERSIONS["downstream"],
             task=wildcards.task,
             checkpoint=wildcards.checkpoint,
-            modes=self.config.downstream.modes,
+            modes=["frozen", "constant"] if untrained else self.config.downstream.modes,
             options=options,
         )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from framekd.config.base import Block, field
 from framekd.config.recipe import HeadRecipe, TrainRecipe
@@ -35,8 +35,9 @@ _MAESTRO = dict(epochs=50, epoch_clips=5_400, batch_size=256, warmup_steps=100)
 class Downstream(Block):
     """Table II: three tasks, frozen and fine-tuned, from three checkpoints (Sec. 4)."""
 
-    checkpoints: list[Literal["step1", "step2", "full"]] = field(
-        ["step1", "step2", "full"], "checkpoints to start from"
+    checkpoints: list[Literal["untrained", "step1", "step2", "full"]] = field(
+        ["step1", "step2", "full"],
+        "checkpoints to start from; untrained adds two baselines: frozen weights from step1.seed, and a constant guess",
     )
     modes: list[Literal["frozen", "finetune"]] = field(["frozen", "finetune"], "ways to train")
     full_setting: str = field("proposed", "setting of Table I whose first seed is the `full` checkpoint")
@@ -78,3 +79,9 @@ class Downstream(Block):
         description="MAESTRO 5h: onset F-measure at 50 ms, 88 pitches, mean over 5 folds",
     )
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _untrained_is_frozen(self) -> Self:
+        if "untrained" in self.checkpoints and "frozen" not in self.modes:
+            raise ValueError("checkpoints: untrained is scored frozen only; add frozen to modes, or leave it out")
+        return self
