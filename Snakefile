@@ -46,7 +46,7 @@ wildcard_constraints:
     model="|".join(cfg.models),
     setting="|".join(cfg.settings),
     task="|".join(TASKS),
-    checkpoint="step1|step2|full",
+    checkpoint="untrained|step1|step2|full",
     group="|".join(GROUPS),
     shard=r"\d{4}",
 

@@ -40,8 +40,8 @@ They are not comparable with the paper's, which stand beside them in each cell w
 
 ## Does the demo show the paper's orderings?
 
-An ordering is shown if its gap is larger than the spread over the seeds. In PSDS1 points, averaged over
-the five models:
+An ordering is shown if its gap is larger than the spread over the seeds (MAESTRO: folds). In percentage points,
+averaged over the five models:
 
 {orderings}
 """
@@ -70,7 +70,10 @@ def orderings_table(orderings: pd.DataFrame) -> str:
     """
     average = orderings[orderings["model"] == "average"]
     rows = [
-        [row.ordering, row.stage, f"{row.gap:.1f}", f"{row.spread:.1f}", f"{row.published_gap:.1f}", row.verdict]
+        [
+            *(row.ordering, row.stage, f"{row.gap:.1f}", f"{row.spread:.1f}"),
+            *("–" if np.isnan(row.published_gap) else f"{row.published_gap:.1f}", row.verdict),
+        ]
         for row in average.itertuples()
     ]
     return _markdown(["ordering", "of", "gap", "spread", "published gap", "in this run"], rows)

@@ -90,6 +90,11 @@ class Graph:
         return self.config.models
 
     @property
+    def untrained(self) -> list[str]:
+        """Models whose weights before any training are a baseline of Table II."""
+        return self.config.models if "untrained" in self.config.downstream.checkpoints else []
+
+    @property
     def step2_external(self) -> list[str]:
         """Models whose Step 2 checkpoint is a published one."""
         return [model for model in self.config.models if model not in self.config.step2_trained]
@@ -192,7 +197,7 @@ class Graph:
         return [f"{self.data}/miniature/{part}/summary.json"] if self.config.miniature else []
 
     def checkpoint(self, step: str, model: str) -> str:
-        """The folder of a checkpoint: "step1", "step2", or "full" (the first seed of the students of a setting)."""
+        """The folder of a checkpoint: "untrained", "step1", "step2", or "full" (first seed of a setting's students)."""
         if step == "full":
             return self.run("students", self.config.downstream.full_setting, model, self.config.seeds[0])
         return f"{self.results}/checkpoints/{step}/{model}"
@@ -398,6 +403,7 @@ class Graph:
             "miniature": [part for part in ("audioset", *TASKS) if config.miniature],
             "data": ["labels", *(f"{name}/{group}" for name in ("clips", "gate") for group in self.groups)],
             "acquire": [store.removeprefix(f"{self.data}/store/")[:-3] for store in self.stores(*self.groups)],
+            "untrained": alone if self.untrained else [],
             "step1": alone,
             "step2": [*_logs(self.packs(self.step2_trained), self.step2_trained), *(f"external/{n}" for n in external)],
             **{stage: [f"{s}/{name}" for s in self.settings_of(stage) for name in trained] for stage in STAGES},

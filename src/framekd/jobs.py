@@ -25,7 +25,7 @@ from framekd.config.base import Block, field
 
 Stage = Literal["teachers", "students"]
 Group = Literal["strong", "eval", "weak"]
-Step = Literal["step1", "step2", "step3"]
+Step = Literal["untrained", "step1", "step2", "step3"]
 Searched = Literal["step2", "teachers", "students"]
 Table = Literal["table1", "teachers", "table2", "step2", "published"]
 
@@ -186,8 +186,8 @@ class DownstreamJob(Job):
     """Train and score one downstream task from one checkpoint of each model of `options`."""
 
     task: str
-    checkpoint: Literal["step1", "step2", "full"]
-    modes: list[Literal["frozen", "finetune"]]
+    checkpoint: Literal["untrained", "step1", "step2", "full"]
+    modes: list[Literal["frozen", "finetune", "constant"]]
     options: dict[str, Task]
 
 

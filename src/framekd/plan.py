@@ -100,12 +100,12 @@ class Plan(Graph):
 
     def checkpoint_job(self, wildcards: Any, step: jobs.Step, pack: Pack) -> jobs.CheckpointJob:
         config = self.config
-        step3 = config.published.external
-        external = {"step1": config.step1.external, "step2": config.step2.external, "step3": step3}
+        external = {"step1": config.step1.external, "step2": config.step2.external, "step3": config.published.external}
         key = {"step3": "published"}.get(step, step)
         models = pack.of(wildcards)
-        published = {} if step == "step1" and self.config.step1.source == "seed" else external[step]
-        for model in models if published or step != "step1" else []:
+        drawn = step == "untrained" or (step == "step1" and config.step1.source == "seed")
+        published = {} if drawn else external[step]
+        for model in [] if drawn else models:
             if model not in published:
                 line = f"{key}: {{external: {{{model}: {{url: …}}}}}}"
                 raise UserError(f"{key}.external has no address for {model}; write {line}")
@@ -228,11 +228,12 @@ class Plan(Graph):
         for model in pack.of(wildcards):
             recipes = {mode: getattr(block, mode).of(model) for mode in ("frozen", "finetune")}
             options[model] = block.model_copy(update=recipes)
+        untrained = wildcards.checkpoint == "untrained"
         return jobs.DownstreamJob(
             version=VERSIONS["downstream"],
             task=wildcards.task,
             checkpoint=wildcards.checkpoint,
-            modes=self.config.downstream.modes,
+            modes=["frozen", "constant"] if untrained else self.config.downstream.modes,
             options=options,
         )
 

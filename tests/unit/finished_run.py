@@ -47,8 +47,11 @@ def write_evaluations(results: Path, settings: config.Config, *, seed: int = 0) 
                 write_csv(results / "evaluation" / "ensembles" / f"{name}.csv", [row])
     for task, model, checkpoint in itertools.product(tables.TASKS, MODELS, settings.downstream.checkpoints):
         key = {"task": task, "model": model, "checkpoint": checkpoint}
-        runs = itertools.product(settings.downstream.modes, (1, 2))
+        modes = ["frozen", "constant"] if checkpoint == "untrained" else settings.downstream.modes
+        runs = itertools.product(modes, (1, 2))
         rows = [{**key, "mode": mode, "seed": s, "value": draw.uniform()} for mode, s in runs]
+        for row in rows if task == "DESED" else ():
+            row["psds1_without_penalty"] = row["value"] + 0.25
         write_csv(results / "downstream" / task / model / f"{checkpoint}.csv", rows)
 
 

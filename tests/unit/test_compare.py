@@ -82,6 +82,32 @@ def test_the_means_over_models_decide_in_table_2(tmp_path):
     assert lost.checks[0].value == pytest.approx((21.9 + 0.3 + 0 + 22.3 + 4.2 - 4.6 - 24.4 - 0 - 30.3 - 4.6) / 5)
 
 
+@pytest.mark.parametrize("above", [True, False])
+def test_trained_checkpoints_are_compared_with_the_baselines(tmp_path, above):
+    """The lowest mean over the models in MAESTRO is that of frozen heads on Step 1."""
+
+    def baselines(frame):
+        base = {"std": 0.1, "n": 3}
+        untrained = {"checkpoint": "untrained", "mode": "frozen", "mean": 3.0 if above else 15.0, **base}
+        rows = [
+            {"model": m, "task": task, **untrained}
+            for m in ("ATST-F", "BEATs", "fPaSST", "M2D", "ASiT") for task in ("DESED", "DC16-T2", "MAESTRO")
+        ]  # fmt: skip
+        guess = {"model": "constant guess", "checkpoint": "none", "mode": "constant", "task": "MAESTRO", "mean": 0.5}
+        return pd.concat([frame, pd.DataFrame([*rows, guess | base])], ignore_index=True)
+
+    found = ours(tmp_path, "table2", baselines)
+    assert (len(found.cells), found.missing, len(found.claims)) == (90, [], 17 + 6)
+    own = {claim.name: claim for claim in found.claims[17:]}
+    untrained = own["every trained checkpoint better than untrained, MAESTRO"]
+    assert untrained.holds is above
+    (check,) = untrained.checks
+    assert check.cells.startswith("lowest mean of 5 models: Step 1 frozen 12.8, untrained ")
+    assert own["every trained checkpoint better than constant guess, MAESTRO"].holds is True
+    assert own["every trained checkpoint better than constant guess, DESED"].holds is None
+    assert "paper +nan" not in comparison_text(found)
+
+
 def test_a_missing_cell_is_named_and_leaves_its_claims_open(tmp_path):
     found = ours(tmp_path, "table1", lambda frame: frame[(frame["setting"] != "without_rnn")].copy())
     assert found.missing == [f"without_rnn {model}" for model in ("ATST-F", "BEATs", "fPaSST", "M2D", "ASiT")]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from finished_run import write_evaluations
 
-from framekd import config
+from framekd import config, tables
 from framekd.cli import main
 from framekd.graph import Graph
 from framekd.pipeline.partial import read_config, write_config, write_partial_tables
@@ -148,11 +148,38 @@ def test_the_other_cells_of_table_2_stand(graph):
     (Path(graph.run("students", "proposed", "M2D", 1)) / "model.safetensors").unlink()
     path = log(graph, "students/proposed/M2D/seed1", "framekd: too large\n")
     frame = table(graph, "table2")
-    lost = frame[frame["n"] == 0]
+    assert set(frame[frame["n"] == 0].index.get_level_values("model")) == {"M2D", "average"}
+    whole = frame.drop(index=["average"])
+    average = frame.loc["average", "full", "frozen", "MAESTRO"]
+    assert average["missing"] == "average of MAESTRO from full: waits for M2D"
+    lost = whole[whole["n"] == 0]
     assert {key[0] for key in lost.index} == {"M2D"} and {key[1] for key in lost.index} == {"full"}
     why = f"waits for its checkpoint: student M2D seed 1 of proposed: training failed: too large; see {path}"
     assert lost.loc["M2D", "full", "frozen", "MAESTRO"]["missing"] == f"MAESTRO from full of M2D: {why}"
-    assert len(frame) == 2 * 3 * 2 * 3 and (frame.drop(index=lost.index)["missing"] == "").all()
+    assert len(whole) == 2 * 3 * 2 * 3 and (whole.drop(index=lost.index)["missing"] == "").all()
+    complete = tables.table2([graph.transfer("DESED", m, "step1") for m in ("BEATs", "M2D")], published_dir=PUBLISHED)
+    for row in complete.to_dict("records"):
+        cell = frame.loc[row["model"], row["checkpoint"], row["mode"], row["task"]]
+        for name in ("mean", "std", "published", "mean_without_penalty", "std_without_penalty"):
+            assert cell[name] == pytest.approx(row[name], abs=1e-3)
+
+
+def test_baselines_of_table_2_are_partial_too(graph):
+    block = {"checkpoints": ["untrained", "full"]}
+    settings = config.load(SETTINGS | {"results_dir": graph.results, "downstream": block})
+    write_evaluations(Path(graph.results), settings)
+    path = log(graph, "untrained/BEATs", "framekd: no space\n")
+    write_weights(other := Graph(settings))
+    weights = Path(other.checkpoint("untrained", "M2D")) / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    os.utime(weights, (0, 0))
+    frame = table(other, "table2")
+    why = f"DESED from untrained of BEATs: waits for its checkpoint: untrained of BEATs failed: no space; see {path}"
+    assert frame.loc["BEATs", "untrained", "frozen", "DESED"]["missing"] == why
+    assert frame.loc["M2D", "untrained", "frozen", "DESED"]["n"] == 2
+    guess = frame.loc["constant guess", "none", "constant", "DC16-T2"]
+    assert guess["n"] == 2 and guess["missing"] == "" and len(frame) == 3 * (3 + 6) + 3
 
 
 def test_jobs_of_several_trainings_are_found_by_their_log(graph):

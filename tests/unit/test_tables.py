@@ -82,8 +82,9 @@ def test_table2_has_every_cell(run):
     results, _, _ = run
     paths = downstream(results)
     frame = tables.table2(paths, published_dir=PUBLISHED)
-    assert len(frame) == 90 and not frame.isna().any().any()
-    assert len(tables.wide_table2(frame)) == 15
+    values = frame.drop(columns=["mean_without_penalty", "std_without_penalty"])
+    assert len(frame) == 90 + 18 and not values.isna().any().any()
+    assert len(tables.wide_table2(frame)) == 15 + 3
     rows = pd.read_csv(paths[0])
     first = rows.iloc[0]
     same = (frame["model"] == first["model"]) & (frame["checkpoint"] == first["checkpoint"])
@@ -92,6 +93,81 @@ def test_table2_has_every_cell(run):
     rows[rows["mode"] != "frozen"].to_csv(paths[0], index=False)
     with pytest.raises(config.UserError, match="frozen"):
         tables.table2(paths, published_dir=PUBLISHED)
+
+
+def test_desed_stands_with_the_penalty_and_without(run):
+    frame = tables.table2(downstream(run[0]), published_dir=PUBLISHED)
+    desed = frame["task"] == "DESED"
+    assert frame.loc[~desed, ["mean_without_penalty", "std_without_penalty"]].isna().all().all()
+    np.testing.assert_allclose(frame.loc[desed, "mean_without_penalty"], frame.loc[desed, "mean"] + 25)
+    np.testing.assert_allclose(frame.loc[desed, "std_without_penalty"], frame.loc[desed, "std"])
+    wide = tables.wide_table2(frame)
+    row = frame[desed].iloc[0]
+    text = f"{tables.percent(row['mean'], row['std'], 27.0)}; without penalty {row['mean'] + 25:.1f} ± {row['std']:.1f}"
+    assert wide.loc[0, "frozen DESED"] == text and "penalty" not in wide.loc[0, "frozen MAESTRO"]
+    assert tables.own_notes(frame) == tables.notes_of(frame, miniature=False)[1:] and len(tables.own_notes(frame)) == 1
+
+
+def test_the_average_over_models_has_the_spread_of_its_runs(run):
+    paths = downstream(run[0])
+    frame = tables.table2(paths, published_dir=PUBLISHED).set_index(["model", "checkpoint", "mode", "task"])
+    rows = pd.concat(map(pd.read_csv, paths))
+    rows = rows[(rows["checkpoint"] == "full") & (rows["mode"] == "frozen") & (rows["task"] == "MAESTRO")]
+    by_run = 100 * rows.groupby("seed")["value"].mean()
+    cell = frame.loc[("average", "full", "frozen", "MAESTRO")]
+    assert (cell["mean"], cell["std"], cell["n"]) == (pytest.approx(by_run.mean()), pytest.approx(by_run.std()), 2)
+    assert cell["published"] == pytest.approx((21.9 + 0.3 + 28.7 + 22.3 + 4.2) / 5)
+    some = pd.read_csv(paths[0])
+    some[some["seed"] == 1].to_csv(paths[0], index=False)
+    with pytest.raises(config.UserError, match="different seeds or folds of DC16-T2"):
+        tables.table2(paths, published_dir=PUBLISHED)
+
+
+STEPS = ["untrained", "step1", "step2", "full"]
+
+
+def test_baselines_of_table_2_are_an_untrained_row_a_model_and_one_constant_guess(tmp_path):
+    settings = config.load({"results_dir": str(tmp_path), "downstream": {"checkpoints": STEPS}})
+    write_evaluations(tmp_path, settings)
+    paths = downstream(tmp_path)
+    frame = tables.table2(paths, published_dir=PUBLISHED)
+    assert len(frame) == 6 * (3 + 18) + 3
+    untrained = frame[frame["checkpoint"] == "untrained"]
+    assert set(untrained["mode"]) == {"frozen"} and untrained["published"].isna().all()
+    wide = tables.wide_table2(frame)
+    assert len(wide) == 6 * 4 + 1
+    first = wide.iloc[0]
+    assert first["checkpoint"] == "untrained" and first["fine-tuned DESED"] == "–" and "±" in first["frozen DESED"]
+    guess = wide.iloc[-1]
+    assert guess["model"] == "constant guess" and (wide["model"] == "constant guess").sum() == 1
+    assert guess["frozen DC16-T2"] == guess["fine-tuned DC16-T2"]
+    of_first = pd.read_csv(tmp_path / "downstream" / "DC16-T2" / "ASiT" / "untrained.csv")
+    value = 100 * of_first.loc[of_first["mode"] == "constant", "value"].mean()
+    assert guess["frozen DC16-T2"].startswith(f"{value:.1f} ±")
+    assert len(tables.own_notes(frame)) == 2
+
+
+def test_a_model_without_its_untrained_row_is_refused(tmp_path):
+    settings = config.load({"results_dir": str(tmp_path), "downstream": {"checkpoints": STEPS}})
+    write_evaluations(tmp_path, settings)
+    (tmp_path / "downstream" / "DESED" / "M2D" / "untrained.csv").unlink()
+    with pytest.raises(config.UserError, match="no value for M2D untrained frozen DESED"):
+        tables.table2(downstream(tmp_path), published_dir=PUBLISHED)
+
+
+def test_orderings_of_the_full_checkpoint_over_step_1(run):
+    frame = tables.table2(downstream(run[0]), published_dir=PUBLISHED)
+    none = pd.DataFrame(columns=["setting", "model"])
+    found = tables.orderings(none, none, frame).set_index(["stage", "model"])
+    assert list(dict.fromkeys(found.index.get_level_values(0))) == [
+        "frozen DESED", "frozen DESED without penalty", "frozen DC16-T2", "frozen MAESTRO",
+    ]  # fmt: skip
+    cells = frame.set_index(["model", "checkpoint", "mode", "task"])["mean"]
+    row = found.loc[("frozen DESED", "average")]
+    full, step1 = (cells["average", step, "frozen", "DESED"] for step in ("full", "step1"))
+    assert row["gap"] == pytest.approx(full - step1)
+    assert row["published_gap"] == pytest.approx(47.7 - (27.0 + 14.0 + 0.0 + 27.7 + 9.5) / 5)
+    assert math.isnan(found.loc[("frozen DESED without penalty", "average"), "published_gap"])
 
 
 def settings_with(levels: dict[str, float], folder: Path) -> dict[str, Path]:

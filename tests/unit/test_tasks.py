@@ -456,6 +456,40 @@ def test_every_task_learns_in_both_modes(sets, checkpoint, tmp_path, task, folde
     assert not list(tmp_path.glob(".*")), "working files were left"
 
 
+@pytest.mark.parametrize(
+    ("task", "folder", "options", "runs"),
+    [
+        ("DESED", "desed", {"head": "attention", "seeds": [1, 2]}, ["1", "2"]),
+        ("DC16-T2", "dcase", {"seeds": [1]}, ["1"]),
+        ("MAESTRO", "maestro", {"seeds": [1]}, [f"fold0{f}" for f in range(5)]),
+    ],
+)
+def test_a_constant_guess_is_scored_by_the_task_itself(sets, checkpoint, tmp_path, task, folder, options, runs):
+    block = Task(data=str(sets / folder), frozen=HeadRecipe(**SHORT), **options)
+    out = tmp_path / "o.csv"
+    tasks.run(task, block, "tiny", checkpoint, checkpoint="untrained", out_csv=out, modes=["frozen", "constant"])
+    rows = pd.read_csv(out, dtype={"seed": str})
+    assert rows.groupby("mode")["seed"].apply(list).to_dict() == {"frozen": runs, "constant": runs}
+    problem = tasks.load(task, block)
+    for one, value in zip(problem.runs, rows.loc[rows["mode"] == "constant", "value"], strict=True):
+        guess = problem.constant(one)
+        part, pool = one.train[0], problem.pools[one.train[0].pool]
+        train = pool.select(part.clips)
+        frames = np.maximum(-(-train.samples // 640), 250).sum()
+        _, label, amount = train.activity()
+        share = np.bincount(label, amount, minlength=len(problem.classes)) / frames
+        for values in guess.values():
+            np.testing.assert_allclose(values, np.broadcast_to(share, values.shape), atol=1e-3)
+        assert list(guess) == [problem.pools[one.test.pool].ids[i] for i in one.test.clips]
+        assert value == pytest.approx(problem.score(guess)["value"], abs=1e-6)
+
+
+def test_a_constant_guess_above_the_threshold_is_one_event_a_file_and_class(sets):
+    problem = tasks.load("DC16-T2", Task(data=str(sets / "dcase"), seeds=[1], threshold=0.001))
+    metrics = problem.score(problem.constant(problem.runs[0]))
+    assert metrics["detected_events"] == 2 * len(CLASSES) and metrics["reference_events"] == 40
+
+
 def test_the_same_run_twice_gives_the_same_bytes(sets, checkpoint, tmp_path):
     block = Task(data=str(sets / "dcase"), seeds=[1], **QUICK)
     for name in ("first.csv", "second.csv"):

@@ -17,6 +17,7 @@ def test_the_papers_graph_is_planned_without_data(clone, profile):
     # three sets of 15 teachers (without_kd shares those of without_rnn); four sets of 15 students
     assert (teachers, students, planned["ensemble"], planned["acquire"]) == (45, 60, 3, 248)
     assert (planned["step2"], planned["step2_external"], planned["soft_labels"]) == (2, 3, 2)
+    assert "untrained" not in planned
     # each is scored by itself: 60 students and, for the row without distillation, 15 teachers
     assert [planned[f"evaluate_seed{seed}"] for seed in (1, 2, 3)] == [25, 25, 25]
     assert "evaluate_ensemble" not in planned
@@ -104,7 +105,8 @@ def test_everything_is_planned_for_the_demo(clone):
     packs = [f"pack{i}" for i in (1, 2)]  # three models and two
     assert [planned[f"teacher_{pack}_seed1_2_3"] for pack in packs] == [3, 3]
     assert [planned[f"student_{pack}_seed1_2_3"] for pack in packs] == [4, 4]
-    assert [planned[f"downstream_{pack}"] for pack in packs] == [9, 9]
+    assert [planned[f"downstream_{pack}"] for pack in packs] == [12, 12]  # from four checkpoints
+    assert [planned[f"untrained_{pack}"] for pack in packs] == [1, 1]
     assert [planned[f"step2_{pack}"] for pack in packs] == [1, 1] and planned["report"] == 1
     assert not {"weak_ensemble", "soft_labels"} & set(planned)
     assert [planned[f"evaluate_{pack}_seed1_2_3"] for pack in packs] == [7, 7] and planned["evaluate_ensemble"] == 3

@@ -1,6 +1,7 @@
-# Step 1: published checkpoints. Step 2: training on AudioSet Weak, or published checkpoints of it. Step 3: published
-# checkpoints, for results/published.csv alone.
+# Step 1: published checkpoints, and untrained weights for a baseline of Table II. Step 2: training on AudioSet Weak, or
+# published checkpoints of it. Step 3: published checkpoints, for results/published.csv alone.
 for step, name, folder, models in (
+    ("untrained", "untrained", "untrained", plan.untrained),
     ("step1", "step1", "step1", cfg.models),
     ("step2", "step2_external", "step2/external", plan.step2_external),
     ("step3", "step3_published", "step3", plan.published_models),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from framekd.config.base import Block, Seed, field
 from framekd.config.recipe import HeadRecipe, TrainRecipe
@@ -42,8 +42,9 @@ _MAESTRO = dict(epochs=50, epoch_clips=5_400, batch_size=256, warmup_steps=100)
 class Downstream(Block):
     """Table II: three tasks, frozen and fine-tuned, from three checkpoints (Sec. 4)."""
 
-    checkpoints: list[Literal["step1", "step2", "full"]] = field(
-        ["step1", "step2", "full"], "checkpoints to start from"
+    checkpoints: list[Literal["untrained", "step1", "step2", "full"]] = field(
+        ["step1", "step2", "full"],
+        "checkpoints to start from; untrained adds two baselines: frozen weights from step1.seed, and a constant guess",
     )
     modes: list[Literal["frozen", "finetune"]] = field(["frozen", "finetune"], "ways to train")
     full_setting: str = field("proposed", "setting of Table I whose first seed is the `full` checkpoint")
@@ -92,3 +93,9 @@ class Downstream(Block):
         if not value or len(set(value)) != len(value):
             raise ValueError(f"expected at least one value, each once, not {value!r}")
         return value
+
+    @model_validator(mode="after")
+    def _untrained_is_frozen(self) -> Self:
+        if "untrained" in self.checkpoints and "frozen" not in self.modes:
+            raise ValueError("checkpoints: untrained is scored frozen only; add frozen to modes, or leave it out")
+        return self

@@ -21,6 +21,7 @@ PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ("data/clips/(?P<group>.+)", lambda plan, w, pack: plan.clips_job(w)),
     ("data/gate/(?P<group>.+)", lambda plan, w, pack: plan.gate_job(w)),
     (r"acquire/(?P<group>[^/]+)/(?P<shard>\d+)", lambda plan, w, pack: plan.acquire_job(w)),
+    ("untrained/.+", lambda plan, w, pack: plan.checkpoint_job(w, "untrained", pack)),
     ("step1/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step1", pack)),
     ("step3/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step3", pack)),
     ("step2/external/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step2", pack)),

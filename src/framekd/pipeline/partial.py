@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -109,24 +111,43 @@ def _teachers(graph: Graph, rows: Mapping[str, tuple[Stage, str]]) -> Cells:
 def _transfers(graph: Graph) -> Cells:
     """Cells of Table II."""
     cells: Cells = {}
-    block = graph.config.downstream
-    for model in graph.config.models:
-        for step in block.checkpoints:
-            found = {task: _transfer(graph, task, model, step) for task in TASKS}
-            for mode in block.modes:
-                for task, (frame, reason) in found.items():
-                    values = [] if frame is None else [{"": 100 * v} for v in frame.loc[frame["mode"] == mode, "value"]]
-                    missing = [] if values else [f"{task} from {step} of {model}: {reason}"]
-                    cells[model, step, mode, task] = values, missing
+    block, models = graph.config.downstream, graph.config.models
+    pairs = tables.cells_of(block.checkpoints, block.modes)
+    found = {(m, step, t): _transfer(graph, t, m, step) for m in models for step in block.checkpoints for t in TASKS}
+    for model in models:
+        for (step, mode), task in itertools.product(pairs, TASKS):
+            frame, reason = found[model, step, task]
+            values = _values(frame, mode)
+            missing = [] if values else [f"{task} from {step} of {model}: {reason}"]
+            cells[model, step, mode, task] = values, missing
+    for (step, mode), task in itertools.product(pairs, TASKS):
+        by_model = [cells[model, step, mode, task][0] for model in models]
+        lacking = [model for model, values in zip(models, by_model) if not values]
+        averages = [] if lacking else [_mean(values) for values in zip(*by_model)]
+        missing = [f"average of {task} from {step}: waits for {', '.join(lacking)}"] if lacking else []
+        cells[tables.AVERAGE, step, mode, task] = averages, missing
+    for task in TASKS if "untrained" in block.checkpoints else ():
+        frames = [found[model, "untrained", task] for model in models]
+        frame, reason = next((one for one in frames if one[0] is not None), frames[0])
+        values = _values(frame, tables.CONSTANT)
+        cells[*tables.GUESS, task] = values, [] if values else [f"constant guess of {task}: {reason}"]
     return cells
 
 
+def _values(frame: pd.DataFrame | None, mode: str) -> list[Value]:
+    """The values of a downstream job in one mode, by run; of DESED also those without the penalty."""
+    if frame is None:
+        return []
+    rows = frame[frame["mode"] == mode]
+    further = rows[tables.WITHOUT_PENALTY]
+    return [{"": v} if math.isnan(w) else {"": v, tables.WITHOUT_PENALTY: w} for v, w in zip(rows["value"], further)]
+
+
 def _transfer(graph: Graph, task: str, model: str, step: str) -> tuple[pd.DataFrame | None, str]:
-    """The scores of a downstream job, or why there are none."""
+    """The scores of a downstream job in percent, or why there are none."""
     path, weights = graph.transfer(task, model, step), Path(graph.checkpoint(step, model)) / WEIGHTS
     if _is_newer(path, weights):
-        frame = tables.read(path, ("mode", "value"))
-        return frame, "has no value for this mode"
+        return tables.transfers([path]), "has no value for this mode"
     if not weights.is_file():
         return None, f"waits for its checkpoint: {_why_no_checkpoint(graph, step, model)}"
     log = f"{graph.results}/logs/downstream/{task}/{step}/{log_of(graph.packs(graph.config.models), model)}.log"
@@ -219,12 +240,12 @@ def _why_no_rate(graph: Graph, stage: Searched, setting: str, model: str) -> str
 
 
 def _why_no_checkpoint(graph: Graph, step: str, model: str) -> str:
-    """Why a checkpoint is not there: "step1", "step2", or "full" (a student)."""
+    """Why a checkpoint is not there: "untrained", "step1", "step2", or "full" (a student)."""
     if step == "full":
         return _why_not_trained(graph, "students", graph.config.downstream.full_setting, model, graph.config.seeds[0])
     logs = f"{graph.results}/logs"
-    if step == "step1":
-        log = f"{logs}/step1/{log_of(graph.packs(graph.config.models), model)}.log"
+    if step in ("untrained", "step1"):
+        log = f"{logs}/{step}/{log_of(graph.packs(graph.config.models), model)}.log"
     elif model in graph.step2_external:
         log = f"{logs}/step2/external/{log_of(graph.packs(graph.step2_external), model)}.log"
     else:

@@ -45,7 +45,8 @@ def write_report(
     """
     found = gather(inputs)
     if orderings is not None and {"table1", "teachers"} <= found.tables.keys():
-        found.tables["orderings"] = tables.orderings(found.tables["table1"], found.tables["teachers"])
+        three = (found.tables.get(name) for name in ("table1", "teachers", "table2"))
+        found.tables["orderings"] = tables.orderings(*three)
         tables.write_csv(orderings, found.tables["orderings"])
     tables.write_csv(compute, found.costs)
     page = _environment().get_template("report.html.j2")
@@ -122,8 +123,8 @@ def _number(value: Any, digits: int = 1) -> str:
     return "" if value is None or pd.isna(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
-def _cell(row: dict[str, Any]) -> dict[str, str]:
-    """A cell: mean, standard deviation, published value, signed difference and its direction."""
+def _cell(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A cell: mean, standard deviation, published value, signed difference and its direction, and further values."""
     gap = row["difference"]
     known = not pd.isna(gap)
     return {
@@ -132,6 +133,7 @@ def _cell(row: dict[str, Any]) -> dict[str, str]:
         "published": _number(row["published"]),
         "difference": f"{gap:+.1f}".replace("-", "−") if known else "",
         "direction": "" if not known else "up" if gap >= 0 else "down",
+        "further": tables.further(row),
     }
 
 
@@ -146,13 +148,17 @@ def _tables(found: Findings) -> list[dict[str, Any]]:
                 part = {row["model"]: row for row in frame[frame["setting"] == setting].to_dict("records")}
                 cells = [_cell(part[m]) if m in part else None for m in models]
                 lines.append({"heads": [tables.title_of(setting)], "cells": cells})
-            table = {"id": name, "heading": heading, "caption": tables.TITLES[name]}
+            table = {"id": name, "heading": heading, "caption": _caption(name, frame)}
             out.append({**table, "heads": ["setting"], "columns": models, "groups": [], "lines": lines})
     if "table2" in found.tables:
         out.append(_table2(found.tables["table2"]))
     if "step2" in found.tables:
         out.append(_step2(found.tables["step2"]))
     return out
+
+
+def _caption(name: str, frame: pd.DataFrame) -> str:
+    return " ".join([tables.TITLES[name], *tables.own_notes(frame)])
 
 
 def _step2(frame: pd.DataFrame) -> dict[str, Any]:
@@ -175,24 +181,18 @@ def _step2(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _table2(frame: pd.DataFrame) -> dict[str, Any]:
-    columns = list(dict.fromkeys(zip(frame["mode"], frame["task"])))
+    columns, lines = tables.table2_lines(frame)
     groups: dict[str, int] = {}
     for mode, _ in columns:
         groups[mode] = groups.get(mode, 0) + 1
-    lines = []
-    for model, checkpoint in dict.fromkeys(zip(frame["model"], frame["checkpoint"])):
-        part = frame[(frame["model"] == model) & (frame["checkpoint"] == checkpoint)]
-        by = {(row["mode"], row["task"]): row for row in part.to_dict("records")}
-        cells = [_cell(by[key]) if key in by else None for key in columns]
-        lines.append({"heads": [model, tables.CHECKPOINT_TITLES.get(checkpoint, checkpoint)], "cells": cells})
     return {
         "id": "table2",
         "heading": "Table II: downstream",
-        "caption": tables.TITLES["table2"],
+        "caption": _caption("table2", frame),
         "heads": ["model", "checkpoint"],
         "groups": [(tables.MODES.get(mode, mode), count) for mode, count in groups.items()],
         "columns": [task for _, task in columns],
-        "lines": lines,
+        "lines": [{"heads": heads, "cells": [row and _cell(row) for row in cells]} for heads, cells in lines],
     }
 
 

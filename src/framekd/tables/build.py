@@ -14,9 +14,11 @@ from framekd.tables.rows import (
     AVERAGE,
     CHECKPOINT_TITLES,
     ENSEMBLE,
+    GUESS,
     MODES,
     PUBLISHED,
     TASKS,
+    WITHOUT_PENALTY,
     Paths,
     all_scores,
     ensemble_score,
@@ -26,6 +28,7 @@ from framekd.tables.rows import (
     scores,
     subsets,
     title_of,
+    transfers,
 )
 
 KEYS = {
@@ -34,7 +37,7 @@ KEYS = {
     "table2": ["model", "checkpoint", "mode", "task"],
 }
 """Table → the columns that name a cell."""
-TOGETHER = (AVERAGE, ENSEMBLE)
+TOGETHER = (AVERAGE, ENSEMBLE, GUESS[0])
 
 
 def _std(values: list[float]) -> float:
@@ -62,6 +65,11 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return None if not known or None in known else sum(known) / len(known)  # type: ignore[arg-type]
 
 
+def _average(reference: Mapping[tuple, float], key: tuple, models: Iterable[str]) -> float | None:
+    """The paper's mean over `models` of the cell `key`, whose model is `AVERAGE`; None if it lacks one of them."""
+    return _mean(reference.get(tuple(model if part == AVERAGE else part for part in key)) for model in models)
+
+
 def partial(
     name: str,
     cells: Mapping[tuple[str, ...], tuple[Sequence[Mapping[str, float]], Sequence[str]]],
@@ -80,12 +88,11 @@ def partial(
     """
     keys = KEYS[name]
     reference = published(name, keys, directory=published_dir)
+    models = [m for m in dict.fromkeys(key[keys.index("model")] for key in cells) if m not in TOGETHER]
     further = dict.fromkeys(name for values, _ in cells.values() for value in values for name in value if name)
     rows = []
     for key, (values, missing) in cells.items():
-        paper = reference.get(key)
-        if key[-1] == AVERAGE:
-            paper = _mean(reference.get(other) for other in cells if other[0] == key[0] and other[1] not in TOGETHER)
+        paper = _average(reference, key, models) if AVERAGE in key else reference.get(key)
         row = {**dict(zip(keys, key)), **_row([value[""] for value in values], paper)}
         for name in further:
             other = _row([value[name] for value in values if name in value], None)
@@ -183,7 +190,11 @@ def significance(
 
 
 def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
-    """Table II. Columns model, checkpoint, mode, task, mean, std, n, published, difference.
+    """Table II. Columns model, checkpoint, mode, task, mean, std, n, published, difference; further those of
+    :data:`WITHOUT_PENALTY`, mean_without_penalty and std_without_penalty: of DESED, empty for the other tasks.
+
+    After the models come their average, whose deviation is that of the runs' averages, and the constant guess (`GUESS`)
+    if the checkpoint "untrained" was scored.
 
     Args:
         paths: .csv of the downstream jobs, with columns task, model, checkpoint, mode, seed, value (0..1).
@@ -193,17 +204,39 @@ def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED
     """
     keys = KEYS["table2"]
     reference = published("table2", keys, directory=published_dir)
-    frame = pd.concat([read(path, (*keys, "seed", "value")) for path in paths], ignore_index=True)
-    orders = [list(dict.fromkeys(frame["model"])), list(CHECKPOINT_TITLES), list(MODES), list(TASKS)]
-    used = [[name for name in order if (frame[key] == name).any()] for key, order in zip(keys, orders)]
-    rows = []
-    for key in ((a, b, c, d) for a in used[0] for b in used[1] for c in used[2] for d in used[3]):
-        part = frame[(frame[keys] == pd.Series(key, index=keys)).all(axis=1)]
-        values = (part["value"].astype(float) * 100).tolist()
-        if not values or any(math.isnan(value) for value in values):
+    frame = transfers(paths)
+    guess = frame["mode"] == GUESS[-1]
+    orders = [list(dict.fromkeys(frame.loc[~guess, "model"])), list(CHECKPOINT_TITLES), list(MODES), list(TASKS)]
+    models, steps, modes, names = ([n for n in order if (frame[k] == n).any()] for k, order in zip(keys, orders))
+    wanted = [(m, s, mode, t) for m in models for s, mode in cells_of(steps, modes) for t in names]
+    wanted += [(*GUESS, task) for task in names if guess.any()]
+    found = {}
+    for key in wanted:
+        part = frame[(frame[keys] == pd.Series(key, index=keys)).all(axis=1)].set_index("seed")
+        if part.empty or part["value"].isna().any():
             raise UserError(f"downstream: no value for {' '.join(key)}; run that job")
-        rows.append({**dict(zip(keys, key)), **_row(values, reference.get(key))})
+        found[key] = part[["value", WITHOUT_PENALTY]]
+    for s, mode in cells_of(steps, modes):
+        for task in names:
+            runs = pd.concat([found[model, s, mode, task] for model in models]).groupby(level="seed", sort=False)
+            if (runs.size() != len(models)).any():
+                raise UserError(f"downstream: the models have different seeds or folds of {task}; run its jobs again")
+            found[AVERAGE, s, mode, task] = runs.mean()
+    order = [*models, AVERAGE, GUESS[0]]
+    rows = []
+    for key in sorted(found, key=lambda key: order.index(key[0])):
+        further = _row(found[key][WITHOUT_PENALTY].tolist(), None)
+        paper = _average(reference, key, models) if AVERAGE in key else reference.get(key)
+        row = _row(found[key]["value"].tolist(), paper)
+        row |= {f"{name}_{WITHOUT_PENALTY}": further[name] for name in ("mean", "std")}
+        rows.append({**dict(zip(keys, key)), **row})
     return pd.DataFrame(rows)
+
+
+def cells_of(steps: Iterable[str], modes: Iterable[str]) -> list[tuple[str, str]]:
+    """(checkpoint, mode) of Table II: every mode of every checkpoint, but "untrained" is frozen only."""
+    modes = list(modes)
+    return [(step, mode) for step in steps for mode in modes if step != "untrained" or mode == "frozen"]
 
 
 def step2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
@@ -249,8 +282,8 @@ def published_models(paths: Iterable[str | Path], *, published_dir: str | Path =
 ORDERINGS = {"without_kd": "KD", "without_rnn": "RNN", "without_step2": "Step 2", "li_et_al": "all three steps"}
 
 
-def orderings(students: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
-    """The paper's orderings in this run and in the paper, from the frames of `table1` and `teachers`.
+def orderings(students: pd.DataFrame, single: pd.DataFrame, downstream: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The paper's orderings in this run and in the paper, from the frames of `table1`, `teachers` and `table2`.
 
     Columns ordering, stage, model, gap, spread, published_gap, verdict. `gap` is in percentage points; `spread` is the
     root of the sum of the two sample variances. `verdict` is "shown" if gap > spread, "reversed" if gap < -spread,
@@ -270,7 +303,28 @@ def orderings(students: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
         if (setting, ENSEMBLE) in cells:
             head = {"ordering": "ensemble over average teacher", "stage": f"teachers, {title_of(setting)}"}
             rows.append({**head, "model": AVERAGE, **_gap(cells[setting, ENSEMBLE], cells[setting, AVERAGE])})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows if downstream is None else rows + _downstream_orderings(downstream))
+
+
+def _downstream_orderings(frame: pd.DataFrame) -> list[dict]:
+    """Frozen heads on the full checkpoint against those on Step 1, per task; of DESED also without the penalty."""
+    keys = KEYS["table2"]
+    cells = {tuple(row[key] for key in keys): row for row in frame.to_dict("records")}
+    rows = []
+    for task, name in ((task, name) for task in TASKS for name in ("", WITHOUT_PENALTY)):
+        for model in dict.fromkeys(frame["model"]):
+            full, step1 = (cells.get((model, step, "frozen", task)) for step in ("full", "step1"))
+            if full is None or step1 is None:
+                continue
+            if name:  # the paper has only the value with the penalty
+                full, step1 = (
+                    {"mean": cell[f"mean_{name}"], "std": cell[f"std_{name}"], "published": math.nan}
+                    for cell in (full, step1)
+                )
+            if not math.isnan(full["mean"]):
+                stage = f"frozen {task} {name.replace('_', ' ')}".strip()
+                rows.append({"ordering": "full over Step 1", "stage": stage, "model": model, **_gap(full, step1)})
+    return rows
 
 
 def _gap(a: dict, b: dict) -> dict:

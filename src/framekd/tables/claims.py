@@ -10,7 +10,17 @@ import pandas as pd
 
 from framekd.config import UserError
 from framekd.tables.build import orderings
-from framekd.tables.rows import CHECKPOINT_TITLES, ENSEMBLE, MODES, PUBLISHED, TASKS, published, title_of
+from framekd.tables.rows import (
+    AVERAGE,
+    CHECKPOINT_TITLES,
+    ENSEMBLE,
+    GUESS,
+    MODES,
+    PUBLISHED,
+    TASKS,
+    published,
+    title_of,
+)
 
 SPREADS = 2  # standard deviations of the seeds within which a number counts as reproduced
 KEYS = {"setting": ["setting", "model"], "checkpoint": ["model", "checkpoint", "mode", "task"]}
@@ -42,7 +52,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison of a claim: it holds where `value` is more than `needed` (or, with `at_least`, equal to it)."""
+    """One comparison of a claim: it holds where `value` is more than `needed` (or, with `at_least`, equal to it).
+
+    `published` is NaN where the paper has no such numbers.
+    """
 
     cells: str
     value: float
@@ -195,6 +208,27 @@ def _table2(frame: pd.DataFrame, paper: dict[tuple, float]) -> list[Claim]:
                     checks.append(Check(cells, ours - other, 0, "points", wanted))
                 name = f"{CHECKPOINT_TITLES[better]} better than {CHECKPOINT_TITLES[worse]}, {task} {title}"
                 out.append(Claim(name, checks, missing))
+    return out + _over_baselines(means)
+
+
+def _over_baselines(means: dict[tuple, float]) -> list[Claim]:
+    """Where the table has baselines: the mean over models of every checkpoint, in every mode, is above each of them."""
+    models = list(dict.fromkeys(key[0] for key in means if key[1] == "untrained" and key[0] != AVERAGE))
+    cells = dict.fromkeys(key[1:] for key in means if key[1] in CHECKPOINT_TITLES and key[1] != "untrained")
+    baselines = {
+        "untrained": lambda task: _mean(means, models, "untrained", "frozen", task),
+        "constant guess": lambda task: means.get((*GUESS, task), math.nan),
+    }
+    out = []
+    for task in TASKS if models else ():
+        trained = {cell: _mean(means, models, *cell) for cell in cells if cell[-1] == task}
+        for name, value in baselines.items():
+            checks = []
+            if trained and not math.isnan(value(task)):
+                (step, mode, _), lowest = min(trained.items(), key=lambda item: item[1])
+                text = f"lowest mean of {len(models)} models: {CHECKPOINT_TITLES[step]} {MODES[mode]} {lowest:.1f}, "
+                checks = [Check(f"{text}{name} {value(task):.1f}", lowest - value(task), 0, "points", math.nan)]
+            out.append(Claim(f"every trained checkpoint better than {name}, {task}", checks, []))
     return out
 
 
@@ -232,9 +266,8 @@ def comparison_text(found: Comparison) -> str:
         for check in claim.checks:
             sign = "yes" if check.holds else "no"
             needed = f", needs {check.needed:.1f}" if check.needed else ""
-            lines.append(
-                f"    {sign}: {check.cells}; {check.value:+.1f} {check.unit}{needed} (paper {check.published:+.1f})"
-            )
+            paper = "" if math.isnan(check.published) else f" (paper {check.published:+.1f})"
+            lines.append(f"    {sign}: {check.cells}; {check.value:+.1f} {check.unit}{needed}{paper}")
         if claim.missing:
             lines.append("    missing: " + ", ".join(claim.missing))
     return "\n".join(lines)

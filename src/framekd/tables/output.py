@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from framekd.files import write_text
 from framekd.tables.build import partial, published_models, significance, step2, table1, table2, teachers
-from framekd.tables.rows import CHECKPOINT_TITLES, MODES, PUBLISHED, Paths, title_of
+from framekd.tables.rows import CHECKPOINT_TITLES, CONSTANT, GUESS, MODES, PUBLISHED, Paths, title_of
 
 MINIATURE_NOTE = (
     "This run used the embedded miniature, not AudioSet, and small models: the published numbers stand beside ours "
@@ -21,6 +22,12 @@ SUBSETS_NOTE = (
     'PSDS1 is on new mixtures of sources that were heard in training; "unheard" is on sources that were never heard.'
 )
 
+TABLE2_NOTES = [
+    "DESED: PSDS1 with the variance penalty (the paper's; mean less the spread over classes), then without it.",
+    "Untrained: heads on weights drawn from a seed. Constant guess: in every frame each class's share of active frames "
+    "in training; it has no model, and so it is the same frozen and fine-tuned.",
+]
+
 
 def percent(mean: float, std: float, paper: float) -> str:
     """``45.8 ± 0.2 (46.1, −0.3)``: mean, standard deviation over seeds, published value, difference."""
@@ -28,14 +35,18 @@ def percent(mean: float, std: float, paper: float) -> str:
     return text if math.isnan(paper) else f"{text} ({paper:.1f}, {mean - paper:+.1f})".replace("-", "−")
 
 
-def _cell(rows: pd.DataFrame) -> str:
-    row = rows.iloc[0]
+def _cell(row: Mapping[Hashable, Any]) -> str:
     if row["n"] == 0:
         return "missing"
-    further = [name.removeprefix("mean_") for name in rows.columns if name.startswith("mean_")]
-    others = [f"{name} {percent(row[f'mean_{name}'], row[f'std_{name}'], math.nan)}" for name in further]
-    text = "; ".join([percent(row["mean"], row["std"], row["published"]), *others])
+    text = "; ".join([percent(row["mean"], row["std"], row["published"]), *further(row)])
     return f"{text}, n = {row['n']}" if row.get("missing") else text
+
+
+def further(row: Mapping[Hashable, Any]) -> list[str]:
+    """The further values of a cell, such as ``unheard 6.2 ± 0.6``; of Table II only DESED has one."""
+    names = [str(key).removeprefix("mean_") for key in row if str(key).startswith("mean_")]
+    known = [name for name in names if not math.isnan(row[f"mean_{name}"])]
+    return [f"{n.replace('_', ' ')} {percent(row[f'mean_{n}'], row[f'std_{n}'], math.nan)}" for n in known]
 
 
 def wide_settings(frame: pd.DataFrame) -> pd.DataFrame:
@@ -44,22 +55,40 @@ def wide_settings(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for setting in dict.fromkeys(frame["setting"]):
         part = frame[frame["setting"] == setting]
-        cells = {m: _cell(part[part["model"] == m]) if (part["model"] == m).any() else "–" for m in models}
+        by_model = {row["model"]: row for row in part.to_dict("records")}
+        cells = {m: _cell(by_model[m]) if m in by_model else "–" for m in models}
         rows.append({"setting": title_of(setting), **cells})
     return pd.DataFrame(rows)
 
 
 def wide_table2(frame: pd.DataFrame) -> pd.DataFrame:
     """Table II as printed: a row per model and checkpoint; three tasks frozen, then fine-tuned."""
+    columns, lines = table2_lines(frame)
+    heads = [f"{MODES.get(mode, mode)} {task}" for mode, task in columns]
     rows = []
-    for model, checkpoint in dict.fromkeys(zip(frame["model"], frame["checkpoint"])):
-        part = frame[(frame["model"] == model) & (frame["checkpoint"] == checkpoint)]
-        cells = {
-            f"{MODES.get(mode, mode)} {task}": _cell(part[(part["mode"] == mode) & (part["task"] == task)])
-            for mode, task in dict.fromkeys(zip(part["mode"], part["task"]))
-        }
-        rows.append({"model": model, "checkpoint": CHECKPOINT_TITLES.get(checkpoint, checkpoint), **cells})
+    for (model, checkpoint), cells in lines:
+        shown = ["–" if row is None else _cell(row) for row in cells]
+        rows.append({"model": model, "checkpoint": checkpoint, **dict(zip(heads, shown))})
     return pd.DataFrame(rows)
+
+
+def table2_lines(
+    frame: pd.DataFrame,
+) -> tuple[list[tuple[str, str]], list[tuple[tuple[str, str], list[dict[Hashable, Any] | None]]]]:
+    """Table II as printed.
+
+    Returns:
+        (mode, task) of each column, and the lines: model and title of the checkpoint, and the row of `frame` in each
+        column, None where there is none. That of the constant guess is the same in every mode.
+    """
+    by = {(row["model"], row["checkpoint"], row["mode"], row["task"]): row for row in frame.to_dict("records")}
+    columns = [key for key in dict.fromkeys(zip(frame["mode"], frame["task"])) if key[0] != CONSTANT]
+    lines = []
+    for model, checkpoint in dict.fromkeys(zip(frame["model"], frame["checkpoint"])):
+        guess = model == GUESS[0]
+        cells = [by.get((model, checkpoint, CONSTANT if guess else mode, task)) for mode, task in columns]
+        lines.append(((model, "–" if guess else CHECKPOINT_TITLES.get(checkpoint, checkpoint)), cells))
+    return columns, lines
 
 
 def wide_step2(frame: pd.DataFrame) -> pd.DataFrame:
@@ -105,10 +134,17 @@ def latex(frame: pd.DataFrame, *, title: str, label: str, notes: Iterable[str] =
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-def notes_of(*, miniature: bool) -> list[str]:
-    """Notes below every table of a run."""
+def notes_of(frame: pd.DataFrame, *, miniature: bool) -> list[str]:
+    """Notes below a table of a run."""
     reading = "Each cell: mean ± sample standard deviation (published value, difference)."
-    return [reading, SUBSETS_NOTE, MINIATURE_NOTE] if miniature else [reading]
+    return [reading, *own_notes(frame), *([MINIATURE_NOTE] if miniature else [])]
+
+
+def own_notes(frame: pd.DataFrame) -> list[str]:
+    """What has to be said of the further values and rows of a table."""
+    if "checkpoint" not in frame:
+        return [SUBSETS_NOTE] if "mean_unheard" in frame else []
+    return TABLE2_NOTES if (frame["mode"] == CONSTANT).any() else TABLE2_NOTES[:1]
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None:
@@ -130,7 +166,7 @@ TITLES = {
     "published": "PSDS1 (percent, without variance penalty) of the published Step 3 checkpoints.",
     "table1": "PSDS1 (percent, without variance penalty) on the evaluation clips, per setting.",
     "teachers": "PSDS1 (percent, without variance penalty) of single teachers and of their ensemble.",
-    "table2": "Downstream: DESED PSDS1 with variance penalty; DC16-T2 and MAESTRO onset F-measure at 50 ms (percent).",
+    "table2": "Downstream (percent): DESED PSDS1; DC16-T2 and MAESTRO onset F-measure at 50 ms.",
 }
 
 
@@ -163,11 +199,12 @@ def write_table(
     """
     build, layout = TABLES[name]
     frame = build(scores, published_dir=published_dir)
-    notes = notes_of(miniature=miniature)
     if name == "step2":
         notes = ["Each cell: mAP (published value, difference)."] + ([MINIATURE_NOTE] if miniature else [])
     elif name == "published":
         notes = [PUBLISHED_NOTE, *dict.fromkeys(note for note in frame["note"] if note)]
+    else:
+        notes = notes_of(frame, miniature=miniature)
     _write_all(Path(csv), frame, layout(frame), title=TITLES[name], notes=notes)
     return frame
 
@@ -184,7 +221,7 @@ def write_partial(
     frame = partial(name, cells, published_dir=published_dir)
     wide = wide_table2(frame) if name == "table2" else wide_settings(frame)
     reasons = dict.fromkeys(reason for _, missing in cells.values() for reason in missing)
-    notes = notes_of(miniature=miniature)
+    notes = notes_of(frame, miniature=miniature)
     if reasons:
         notes.append("\n".join(["Missing:", "", *(f"- {reason}" for reason in reasons)]))
     table, page = partial_files(csv)

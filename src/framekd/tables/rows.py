@@ -21,7 +21,13 @@ SETTING_TITLES = {
 }
 TASKS = ("DESED", "DC16-T2", "MAESTRO")
 MODES = {"frozen": "frozen", "finetune": "fine-tuned"}
-CHECKPOINT_TITLES = {"step1": "Step 1", "step2": "Step 2", "full": "full"}
+CHECKPOINT_TITLES = {"untrained": "untrained", "step1": "Step 1", "step2": "Step 2", "full": "full"}
+CONSTANT = "constant"
+"""Mode of a constant guess, which needs no model."""
+GUESS = ("constant guess", "none", CONSTANT)
+"""Model, checkpoint and mode of the constant guess in Table II."""
+WITHOUT_PENALTY = "without_penalty"
+"""Of DESED: PSDS1 without the variance penalty; .csv of the downstream jobs have it as psds1_without_penalty."""
 
 Files = str | Path | Sequence[str | Path]
 """One .csv, or several whose rows belong together."""
@@ -98,6 +104,25 @@ def ensemble_score(paths: Files, column: str = "psds1") -> list[float]:
     if rows[column].isna().any():
         raise UserError(f"{path}: the ensemble has an empty score")
     return (rows[column].astype(float) * 100).tolist()
+
+
+def transfers(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """The rows of downstream jobs, in percent: task, model, checkpoint, mode, seed, value and without_penalty.
+
+    `without_penalty` is NaN for the tasks that have no such score. Of the constant guess only the first model's rows
+    are kept, and named as in `GUESS`: they are the same for every model.
+    """
+    keys = ("task", "model", "checkpoint", "mode", "seed")
+    frame, _ = _read_all(list(paths), (*keys, "value"))
+    frame = frame.reindex(columns=[*keys, "value", f"psds1_{WITHOUT_PENALTY}"])
+    frame = frame.rename(columns={f"psds1_{WITHOUT_PENALTY}": WITHOUT_PENALTY})
+    for name in ("value", WITHOUT_PENALTY):
+        frame[name] = frame[name].astype(float) * 100
+    guess = frame["mode"] == CONSTANT
+    first = next(iter(frame.loc[guess, "model"]), None)
+    frame = frame[~guess | (frame["model"] == first)].copy()
+    frame.loc[frame["mode"] == CONSTANT, ["model", "checkpoint"]] = GUESS[:2]
+    return frame
 
 
 def all_scores(paths: Paths, column: str = "psds1") -> dict[str, dict[str, list[float]]]:

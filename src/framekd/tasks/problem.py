@@ -64,6 +64,13 @@ class Problem:
         part = run.train[0]
         return self.pools[part.pool].select(part.clips).log_odds()
 
+    def constant(self, run: Run) -> dict[str, np.ndarray]:
+        """{clip: [frames, classes]}: each class's share of active training frames as its probability in every frame."""
+        share = 1 / (1 + np.exp(-self.log_odds(run)))
+        test = self.pools[run.test.pool].select(run.test.clips)
+        frames = np.maximum(frame_count(test.samples), CLIP_FRAMES).tolist()
+        return {name: np.tile(share, (count, 1)) for name, count in zip(test.ids, frames)}
+
 
 def share_of(recipe: R, parts: int) -> R:
     """The recipe for one part of each batch: `batch_size` and `epoch_clips` divided by the number of parts.

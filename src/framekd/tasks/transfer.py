@@ -25,6 +25,8 @@ from framekd.train import Objective, RunOptions, fit, torch_generator
 
 TASKS = {"DESED": desed.load, "DC16-T2": hear.load_dcase16, "MAESTRO": hear.load_maestro}
 MODES = ("frozen", "finetune")
+CONSTANT = "constant"
+"""A guess that needs no model: see :meth:`Problem.constant`."""
 
 
 def load(task: str, options: Task) -> Problem:
@@ -62,9 +64,9 @@ def run(
     Args:
         task: "DESED", "DC16-T2" or "MAESTRO".
         checkpoint_dir: checkpoint directory whose encoder is used.
-        checkpoint: name of this checkpoint in the table: "step1", "step2" or "full".
+        checkpoint: name of this checkpoint in the table: "untrained", "step1", "step2" or "full".
         out_csv: where the table is written.
-        modes: any of "frozen" and "finetune".
+        modes: any of "frozen", "finetune" and "constant" (a constant guess, which does not use the model).
         sizes: model sizes that differ from the paper's.
         device: the GPU if there is one, unless given.
     Returns:
@@ -73,9 +75,9 @@ def run(
     Raises:
         UserError: unknown task or mode, or data that cannot be read.
     """
-    unknown = [mode for mode in modes if mode not in MODES]
+    unknown = [mode for mode in modes if mode not in (*MODES, CONSTANT)]
     if unknown:
-        raise UserError(f"modes: {unknown[0]!r} is none of {', '.join(MODES)}")
+        raise UserError(f"modes: {unknown[0]!r} is none of {', '.join((*MODES, CONSTANT))}")
     place = default_device() if device is None else torch.device(device)
     problem, out_csv = load(task, options), Path(out_csv)
     work = out_csv.parent / f".{out_csv.stem}.work"
@@ -90,6 +92,9 @@ def run(
 
     about = {"task": task, "model": model_name, "checkpoint": checkpoint}
     rows: list[dict[str, Any]] = []
+    if CONSTANT in modes:
+        guesses = [(one.name, problem.score(problem.constant(one))) for one in problem.runs]
+        rows += [{**about, "mode": CONSTANT, "seed": name, **scores} for name, scores in guesses]
     if "frozen" in modes:
         found = score_frozen(encoder(), problem, options, device=place, progress=progress)
         rows += [{**about, "mode": "frozen", "seed": one.name, **scores} for one, scores in zip(problem.runs, found)]
