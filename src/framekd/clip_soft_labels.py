@@ -49,8 +49,13 @@ class ClipSoftLabels:
             if not path.is_file():
                 raise UserError(f"{path}: no such file of soft labels; correct the path in step2.soft_labels")
         self._steady = SteadyFile(self.path, "start the run again with one whole file of soft labels")
-        self._open, names, class_names, mids = _reader(self.path, Path(index) if index else None)
-        data = self._open()
+        try:
+            self._open, names, class_names, mids = _reader(self.path, Path(index) if index else None)
+            data = self._open()
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a damaged file raises whatever it likes
+            raise UserError(f"{self.path} is damaged ({error}); copy or fetch it again") from None
         if data.ndim != 2 or data.dtype.name not in DTYPES:
             raise UserError(
                 f"{self.path}: expected floating-point logits [clips, classes], not {data.dtype} {data.shape}"
@@ -176,7 +181,7 @@ def _npy(path: Path) -> np.ndarray:
     """A memory map of an .npy file."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged header raises whatever it likes, such as SyntaxError
         raise UserError(f"{path} is no whole .npy file of numbers ({error}); copy or fetch it again") from None
 
 
@@ -191,7 +196,7 @@ def _npz_lists(path: Path) -> dict[str, list[str]]:
             }
     except UserError:
         raise
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged archive raises whatever it likes, such as zlib.error
         raise UserError(f"{path} is no .npz file of plain arrays ({error}); copy or fetch it again") from None
 
 

@@ -259,20 +259,27 @@ class SoftLabels:
         if not h5py.is_hdf5(self.path):
             raise UserError(f"{self.path} is not an HDF5 file; fetch the file, not the web page that links to it")
         self._file = SteadyFile(self.path, "start the run again with one whole file of soft labels")
-        with h5py.File(self.path, "r") as file:
-            for name in ("filenames", "strong_logits"):
-                if name not in file:
-                    raise UserError(
-                        f"{self.path}: no dataset {name!r}; an ensemble file has filenames and strong_logits"
-                    )
-            data = file["strong_logits"]
-            self.shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
-            self._names = [text(name) for name in file["filenames"][:]]
-            self._ids = [text(name) for name in file["clip_ids"][:]] if "clip_ids" in file else []
-            names = [text(name) for name in file.attrs.get("classes", [])]
-            mids = [text(name) for name in file.attrs.get("class_ids", [])]
-            about = self.path.stat()
-            self.identity = text(file.attrs.get("identity", f"{about.st_size} bytes, {about.st_mtime_ns} ns"))
+        try:
+            with h5py.File(self.path, "r") as file:
+                for name in ("filenames", "strong_logits"):
+                    if name not in file:
+                        raise UserError(
+                            f"{self.path}: no dataset {name!r}; an ensemble file has filenames and strong_logits"
+                        )
+                data = file["strong_logits"]
+                self.shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
+                self._names = [text(name) for name in file["filenames"][:]]
+                self._ids = [text(name) for name in file["clip_ids"][:]] if "clip_ids" in file else []
+                names = [text(name) for name in file.attrs.get("classes", [])]
+                mids = [text(name) for name in file.attrs.get("class_ids", [])]
+                about = self.path.stat()
+                self.identity = text(file.attrs.get("identity", f"{about.st_size} bytes, {about.st_mtime_ns} ns"))
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a damaged file raises whatever it likes
+            raise UserError(f"{self.path} is damaged ({error}); make, copy or fetch it again") from None
+        if self._dtype.kind != "f":
+            raise UserError(f"{self.path}: strong_logits are {self._dtype}, not floating-point numbers")
         if len(self.shape) != 3 or self.shape[0] != len(self._names):
             shape = list(self.shape)
             raise UserError(f"{self.path}: strong_logits has shape {shape} for {len(self._names)} filenames")

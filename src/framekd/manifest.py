@@ -87,6 +87,8 @@ def _rows(path: Path, header: tuple[str, ...]) -> Iterator[tuple[int, list[str]]
                 yield number, row
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8; delete it to make it again") from None
 
 
 def _write_rows(path: str | Path, header: tuple[str, ...], rows: Iterable[str]) -> None:

@@ -233,7 +233,7 @@ class Plan(Graph):
             version=VERSIONS["downstream"],
             task=wildcards.task,
             checkpoint=wildcards.checkpoint,
-            modes=["frozen", "constant"] if untrained else self.config.downstream.modes,
+            modes=["frozen", "constant"] if untrained else [*self.config.downstream.modes],
             options=options,
         )
 

@@ -26,7 +26,7 @@ from framekd.store import Shard, StoredClip, write_shard
 from framekd.tasks import desed, hear
 
 FEW = settings(
-    max_examples=int(os.environ.get("FRAMEKD_FUZZ", "25")),
+    max_examples=int(os.environ.get("FRAMEKD_FUZZ", "15")),
     deadline=None,
     derandomize=True,
     database=None,

@@ -44,11 +44,14 @@ AUDIO = {
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        if not set(columns) <= set(reader.fieldnames or ()):
-            raise UserError(f"{path}: expected tab-separated columns {', '.join(columns)}")
-        return list(reader)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            if not set(columns) <= set(reader.fieldnames or ()):
+                raise UserError(f"{path}: expected tab-separated columns {', '.join(columns)}")
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a table in UTF-8 ({error})") from None
 
 
 def read_strong(path: Path) -> Events:

@@ -306,7 +306,8 @@ class FeatureBatches:
             torch.full((size,), strong is not None),
         )
 
-    def batches(self, begin: int, end: int, /) -> Iterator[Batch]:
+    def batches(self, begin: int, end: int, /, *, device: torch.device, rows: Callable[[int], slice]) -> Iterator[Batch]:
+        """Batches of steps `begin` to `end` - 1 on `device`. One process trains, so `rows` are all."""
         size, wanted, n = self.recipe.batch_size, self.recipe.epoch_clips, len(self.crops.clip)
         order, drawn = np.arange(0), -1
         for step in range(begin, end):
@@ -314,7 +315,7 @@ class FeatureBatches:
             if epoch != drawn:
                 draw, drawn = numpy_generator(self.seed, "order", epoch), epoch
                 order = np.concatenate([draw.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
-            yield self.batch(order[within * size : (within + 1) * size])
+            yield self.batch(order[within * size : (within + 1) * size]).to(device)
 
     def in_order(self) -> Iterator[Batch]:
         """All crops once, for validation."""

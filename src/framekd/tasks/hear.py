@@ -26,14 +26,19 @@ _AUDIO = ("16000", "48000", "44100", "22050", "audio")
 
 def read_vocabulary(path: Path) -> ClassList:
     """Read the classes, in the order of their index, from a CSV with columns idx and label."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"idx", "label"} <= rows[0].keys():
-        raise UserError(f"{path}: expected columns idx,label")
-    rows.sort(key=lambda row: int(row["idx"]))
-    if [int(row["idx"]) for row in rows] != list(range(len(rows))):
-        raise UserError(f"{path}: idx must count from 0 to {len(rows) - 1}")
-    return ClassList.of(row["label"] for row in rows)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"idx", "label"} <= rows[0].keys():
+            raise UserError(f"{path}: expected columns idx,label")
+        rows.sort(key=lambda row: int(row["idx"]))
+        if [int(row["idx"]) for row in rows] != list(range(len(rows))):
+            raise UserError(f"{path}: idx must count from 0 to {len(rows) - 1}")
+        return ClassList.of(row["label"] for row in rows)
+    except (ValueError, TypeError, csv.Error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: expected numbers and different labels in the columns idx,label ({error})") from None
 
 
 def read_split(path: Path, classes: ClassList) -> Events:
