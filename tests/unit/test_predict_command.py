@@ -229,11 +229,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_written_file(run):
     bursts(Path("a.wav"), [(t, t + 0.6) for t in range(1, 60, 2)], 62)
     Path("a.wav.events.json").write_text("as it was")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for options, file in (
-        (["--format", "json"], "events.json"),
-        (["--scores"], ""),
-        (["--format", "csv"], "scores.csv"),
-    ):
+    for options, file in (("--format=json", "events.json"), ("--scores", ""), ("--format=csv", "scores.csv")):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
             code, said = run("predict", "a.wav", options)
@@ -288,7 +284,7 @@ def test_thresholds_are_found_on_labelled_clips_and_used(run):
         table = pd.read_csv("t.tsv", sep="\t").set_index("class")
         assert table.events.to_dict() == {"burst": 3, SPEECH: 3}
         assert (table.f1 > 0.75).all() and 0.4 < table.threshold[SPEECH] < 0.6
-    table.threshold[SPEECH] = 0.7
+    table.loc[SPEECH, "threshold"] = 0.7
     table.to_csv("mine.tsv", sep="\t")
     assert run("predict", "clips/0.wav", "--threshold", "mine.tsv")[0] == 0
     assert set(pd.read_csv("clips/0.wav.events.tsv", sep="\t").event_label) == {"burst"}
