@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from framekd.config import UserError
+from framekd.errors import UserError
 from framekd.labels import known_strong, known_weak
 
 ONTOLOGY = "https://raw.githubusercontent.com/audioset/ontology/master/ontology.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from framekd.config import UserError
+from framekd.errors import UserError
 
 
 def add(commands: Any) -> None:

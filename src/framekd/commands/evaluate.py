@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from framekd.config import UserError
+from framekd.errors import UserError
 from framekd.files import write_text
 
 TITLES = {

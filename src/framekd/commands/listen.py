@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from framekd.commands.predict import early_check, model_arguments, open_for_frames, options_of
-from framekd.config import UserError
+from framekd.errors import UserError
 
 
 def add(commands: Any) -> None:

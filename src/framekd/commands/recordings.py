@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from framekd.config import UserError
+from framekd.errors import UserError
 
 MEDIA = frozenset(
     f".{suffix}"

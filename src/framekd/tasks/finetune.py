@@ -306,7 +306,9 @@ class FeatureBatches:
             torch.full((size,), strong is not None),
         )
 
-    def batches(self, begin: int, end: int, /, *, device: torch.device, rows: Callable[[int], slice]) -> Iterator[Batch]:
+    def batches(
+        self, begin: int, end: int, /, *, device: torch.device, rows: Callable[[int], slice]
+    ) -> Iterator[Batch]:
         """Batches of steps `begin` to `end` - 1 on `device`. One process trains, so `rows` are all."""
         size, wanted, n = self.recipe.batch_size, self.recipe.epoch_clips, len(self.crops.clip)
         order, drawn = np.arange(0), -1
