@@ -103,7 +103,8 @@ def test_desed_stands_with_the_penalty_and_without(run):
     np.testing.assert_allclose(frame.loc[desed, "std_without_penalty"], frame.loc[desed, "std"])
     wide = tables.wide_table2(frame)
     row = frame[desed].iloc[0]
-    text = f"{tables.percent(row['mean'], row['std'], 27.0)}; without penalty {row['mean'] + 25:.1f} ± {row['std']:.1f}"
+    with_penalty = tables.percent(row["mean"], row["std"], row["published"])
+    text = f"{with_penalty}; without penalty {row['mean'] + 25:.1f} ± {row['std']:.1f}"
     assert wide.loc[0, "frozen DESED"] == text and "penalty" not in wide.loc[0, "frozen MAESTRO"]
     assert tables.own_notes(frame) == tables.notes_of(frame, miniature=False)[1:] and len(tables.own_notes(frame)) == 1
 
