@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from framekd import releases
+from framekd import hub, releases
 from framekd.checkpoints import SPEC, load_checkpoint, read_spec, read_weights, specification
 from framekd.errors import UserError
 from framekd.fetch import fetch
@@ -31,13 +31,14 @@ def open_model(name: str | Path, *, device: torch.device | str = "cpu") -> tuple
     Args:
         name: a published model ("BEATs" is its Step 3 weights, "BEATs:weak" Step 2, "BEATs:ssl" Step 1), which is
             fetched once; a checkpoint folder (model.safetensors and spec.json); or the folder of a run's seeds, whose
-            first is taken.
+            first is taken; or a checkpoint on the Hugging Face hub (hf:USER/NAME).
         device: where the model is placed.
     Returns:
         The model in evaluation mode, and its specification (`classes` are the frame head's outputs in order).
     Raises:
         UserError: there is no such model, it cannot be fetched, or its files are damaged.
     """
+    name = hub.resolve(name)
     release = releases.named(name) if isinstance(name, str) else None
     model, spec = _open_release(release) if release else load_checkpoint(checkpoint_folder(name))
     return model.to(device).eval(), spec
@@ -45,6 +46,7 @@ def open_model(name: str | Path, *, device: torch.device | str = "cpu") -> tuple
 
 def open_detector(name: str | Path, *, device: torch.device | str = "cpu") -> tuple[FrameModel, dict[str, Any]]:
     """Open a model as :func:`open_model` does; UserError if its frame predictions are not trained."""
+    name = hub.resolve(name)
     release = releases.named(name) if isinstance(name, str) else None
     if release is None:
         spec = read_spec(checkpoint_folder(name))
