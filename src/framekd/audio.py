@@ -86,14 +86,6 @@ def _filters(start: float, duration: float | None, sample_rate: int, channel: st
     return ",".join(chain)
 
 
-def decode_command(path: str | Path) -> list[str]:
-    """The command that writes a file's audio, mono at 16 kHz, to standard output as little-endian float32."""
-    source = f"file:{os.fspath(path)}"
-    stream = ffmpeg.input(source, threads=1, protocol_whitelist="file,pipe", format_whitelist=_FORMATS)["a:0"]
-    chain = _filters(0.0, None, SAMPLE_RATE, "mean")
-    return _command(stream.output("pipe:1", af=chain, threads=1, format="f32le"))
-
-
 def decode_float(
     media: str | Path | bytes,
     start: float = 0.0,

@@ -9,16 +9,15 @@ Embeddings are the transformer's aligned sequence (25 frames per second), and th
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from framekd.config import UserError
-from framekd.embeddings import embed
 from framekd.models import FrameModel
 from framekd.published import open_model
 from framekd.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
+from framekd.windows import embedding_stream
 
 DEFAULT = "BEATs"
 
@@ -53,10 +52,10 @@ def get_timestamp_embeddings(
     n_frames = max(1, (audio.shape[1] + FRAME_SAMPLES // 2 - 1) // FRAME_SAMPLES)
     sounds = []
     for waveform in audio.float().cpu().numpy():
-        sounds.append(np.concatenate(list(embed(model.model, [waveform])))[:n_frames])
+        sounds.append(torch.cat(list(embedding_stream(model.model, [waveform])))[:n_frames])
     times = (torch.arange(n_frames, dtype=torch.float32) + 0.5) * (1000 / FRAME_RATE)
     device = audio.device
-    return torch.from_numpy(np.stack(sounds)).to(device), times.expand(len(audio), -1).contiguous().to(device)
+    return torch.stack(sounds).to(device), times.expand(len(audio), -1).contiguous().to(device)
 
 
 def get_scene_embeddings(audio: Float[Tensor, "sounds samples"], model: HearModel) -> Float[Tensor, "sounds width"]:

@@ -21,16 +21,18 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def chosen_device(name: str | None) -> torch.device:
-    """The device of a command's --device; None is the default. UserError if there is no such device."""
-    if name is None:
+def chosen_device(name: str) -> torch.device:
+    """The device of a command's --device: "auto" (the GPU if there is one), "cpu", "cuda:1"; UserError if none."""
+    if name == "auto":
         return default_device()
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or ["unknown"])[0]
-        raise UserError(f"--device {name}: this device cannot be used ({reason})") from None
+        raise UserError(
+            f"--device {name}: expected auto, cpu, cuda or cuda:NUMBER, of a GPU that is there ({reason})"
+        ) from None
     return device
 
 

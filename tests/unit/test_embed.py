@@ -14,10 +14,9 @@ from framekd import hear
 from framekd.checkpoints import save_checkpoint
 from framekd.cli import main
 from framekd.config import UserError
-from framekd.embeddings import decoded, embed
 from framekd.models import build_model
-from framekd.predict import windowed
 from framekd.train import torch_generator
+from framekd.windows import embedding_stream, windowed
 
 MODELS = ("ATST-F", "BEATs", "fPaSST", "M2D", "ASiT")
 SMALL = {"width": 24, "depth": 1, "heads": 2, "mlp_ratio": 2}
@@ -36,9 +35,9 @@ def test_windows_are_those_of_predict(seconds):
     model = build_model("tiny", n_classes=3).init_weights(torch_generator(2)).eval()
     wave = torch.randn(round(16_000 * seconds), generator=torch_generator(3)) * 0.1
     pieces = np.array_split(wave.numpy(), 7) if len(wave) > 700 else [wave.numpy()]
-    found = np.concatenate(list(embed(model, pieces, batch_size=3)))
+    found = torch.cat(list(embedding_stream(model, pieces, batch_size=3)))
     with torch.no_grad():
-        logits = model.frame_head(torch.from_numpy(found)).T
+        logits = model.frame_head(found).T
     assert logits.shape == windowed(model, wave).shape
     assert torch.allclose(logits, windowed(model, wave), atol=1e-5)
 
@@ -91,13 +90,13 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     """20 minutes need less than 30 MB more than half a minute: their samples alone are 77 MB."""
     program = (
         "import resource, sys, torch\n"
-        "from framekd.embeddings import decoded, embed\n"
+        "from framekd.embeddings import embed\n"
         "from framekd.models import build_model\n"
         "model = build_model('tiny', n_classes=1, sizes=dict(width=8, heads=1, depth=1, mlp=8))\n"
         "model.frontend = lambda wave: wave\n"
         "model.features = lambda wave: wave.view(len(wave), 250, 640)[..., :8]\n"
         "for path in sys.argv[1:]:\n"
-        "    print(sum(map(len, embed(model, decoded(path)))))\n"
+        "    print(sum(map(len, embed(model, path))))\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )
     files = [tmp_path / f"{minutes}.wav" for minutes in (0.5, 20)]
@@ -106,16 +105,6 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True, check=True)
     short, before, long, after = map(int, done.stdout.split())
     assert (short, long) == (750, 30_000) and after - before < 30
-
-
-def test_decoding_piece_by_piece_gives_the_samples_of_decode(tmp_path):
-    from framekd.audio import decode
-
-    path = tmp_path / "a.flac"
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.9, 0.9, (44_100 * 12, 2)), 44_100)
-    pieces = list(decoded(path))
-    assert [len(piece) for piece in pieces] == [80_000, 80_000, 32_000]
-    assert np.array_equal(np.concatenate(pieces) * 32768, decode(path))
 
 
 # ----------------------------------------------------------------------------------------------------------- HEAR

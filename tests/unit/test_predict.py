@@ -12,12 +12,12 @@ from training_runs import CLASSES, SIZES, clips
 from framekd.audio import DecodeError
 from framekd.config import UserError
 from framekd.data import chunks
-from framekd.inference import batch_logits, logits
+from framekd.inference import batch_logits, chosen_device, logits
 from framekd.metrics import median_filter
 from framekd.models import build_model
 from framekd.predict import event_runs, event_table, median_stream, predict_file, predict_waveform, threshold_array
 from framekd.train import torch_generator
-from framekd.windows import logits_stream, pick_device, windowed
+from framekd.windows import logits_stream, windowed
 
 
 class Meter(nn.Module):
@@ -170,7 +170,7 @@ def test_a_threshold_that_means_nothing_is_refused(threshold, words):
 @pytest.mark.parametrize("name", ["cuda:99", "gpu"])
 def test_a_device_that_is_not_there_is_one_sentence(name):
     with pytest.raises(UserError, match=name):
-        pick_device(name)
+        chosen_device(name)
 
 
 def test_a_file_of_another_rate_and_two_channels(tmp_path):

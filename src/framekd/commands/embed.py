@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ def add(commands: Any) -> None:
     out.add_argument("--model", required=True, help="a published model or a checkpoint folder")
     out.add_argument("--out", required=True, help="one file for all (.h5), or a folder with a file per recording")
     out.add_argument("--format", choices=("h5", "npy"), help="of the files in a folder (h5)")
-    out.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    out.add_argument("--device", default="auto", help="auto (the GPU if there is one), cpu, cuda, cuda:1 (auto)")
 
 
 def embed(given: argparse.Namespace) -> int:
@@ -62,13 +61,6 @@ def _files(given: list[str]) -> dict[str, Path]:
     return out
 
 
-def _parts(model: Any, path: Path) -> Iterator[Any]:
-    from framekd.embeddings import decoded
-    from framekd.embeddings import embed as frames
-
-    return frames(model, decoded(path))
-
-
 def _report(error: Exception, path: Path) -> None:
     text = str(error)
     print(f"framekd: {text if text.startswith(str(path)) else f'{path}: {text}'}", file=sys.stderr)
@@ -78,6 +70,7 @@ def _one_file(model: Any, files: dict[str, Path], out: Path, about: dict[str, st
     import h5py
 
     from framekd.audio import DecodeError
+    from framekd.embeddings import embed as frames
     from framekd.embeddings import write_group
     from framekd.files import replacing
 
@@ -87,7 +80,7 @@ def _one_file(model: Any, files: dict[str, Path], out: Path, about: dict[str, st
             file.attrs.update(about)
             for name, path in files.items():
                 try:
-                    count = write_group(file.create_group(name), _parts(model, path), model.embed_dim)
+                    count = write_group(file.create_group(name), frames(model, path), model.embed_dim)
                     print(f"{path}: {count} frames", file=sys.stderr)
                 except (DecodeError, FileNotFoundError) as error:
                     del file[name]
@@ -102,6 +95,7 @@ def _folder(model: Any, files: dict[str, Path], out: Path, form: str, about: dic
     import h5py
 
     from framekd.audio import DecodeError
+    from framekd.embeddings import embed as frames
     from framekd.embeddings import write_group, write_npy
     from framekd.files import replacing
 
@@ -110,11 +104,11 @@ def _folder(model: Any, files: dict[str, Path], out: Path, form: str, about: dic
         target = out / f"{name}.{form}"
         try:
             if form == "npy":
-                count = write_npy(target, _parts(model, path), model.embed_dim)
+                count = write_npy(target, frames(model, path), model.embed_dim)
             else:
                 with replacing(target) as aside, h5py.File(aside, "w") as file:
                     file.attrs.update(about)
-                    count = write_group(file, _parts(model, path), model.embed_dim)
+                    count = write_group(file, frames(model, path), model.embed_dim)
             print(f"{path}: {count} frames -> {target}", file=sys.stderr)
         except (DecodeError, FileNotFoundError) as error:
             _report(error, path)

@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     out.add_argument("--median", type=float, default=0.48, help="length of the median filter in seconds (0.48)")
     out.add_argument("--ignore-unknown", action="store_true", help="leave out classes that the model lacks")
     out.add_argument("--ignore-missing", action="store_true", help="leave out labelled files that are not there")
-    out.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    out.add_argument("--device", default="auto", help="auto (the GPU if there is one), cpu, cuda, cuda:1 (auto)")
 
 
 def evaluate(given: argparse.Namespace) -> int:

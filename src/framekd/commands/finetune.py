@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     out.add_argument("--batch-size", type=int, help="cuts of 10 s per step (32)")
     out.add_argument("--patience", type=int, default=10, help="validations without a lower loss before the end (10)")
     out.add_argument("--seed", type=int, default=1, help="of the new heads and the order of the clips (1)")
-    out.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    out.add_argument("--device", default="auto", help="auto (the GPU if there is one), cpu, cuda, cuda:1 (auto)")
     out.add_argument("--ignore-missing", action="store_true", help="leave out labelled files that are not there")
 
 

@@ -49,11 +49,11 @@ def model_arguments(out: argparse.ArgumentParser) -> None:
 
 def open_for_frames(name: str, device: str) -> tuple[Any, list[str]]:
     """A model on a device, and its classes; UserError if its frame scores mean nothing."""
+    from framekd.inference import chosen_device
     from framekd.labels import known_weak
     from framekd.published import open_detector
-    from framekd.windows import pick_device
 
-    model, spec = open_detector(name, device=pick_device(device))
+    model, spec = open_detector(name, device=chosen_device(device))
     classes = list(spec["classes"])
     if classes == list(known_weak().names):
         warn(f"{name}: it was trained on labels of whole clips (Step 2); its frame scores are a guess")
