@@ -1,6 +1,7 @@
 """Memory of a training: the count of a dry step, an exhausted memory in mid-epoch, and BEATs' bias."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from framekd.config import Recipe
 from framekd.data import Loader
 from framekd.models import build_model
 from framekd.train import Objective, Stopped, torch_generator
-from framekd.train.footprint import MARGIN, fitting, footprint
+from framekd.train.footprint import MARGIN, Footprint, fitting, footprint
 from framekd.train.loop import _Step
 from framekd.train.parallel import World
 
@@ -48,15 +49,12 @@ def test_the_count_is_within_a_tenth_of_what_the_cpu_allocates(name, rest):
     assert all(type(p.data) is torch.Tensor for p in model.parameters())  # the model is as it was
 
 
-def test_smaller_parts_take_less_and_the_first_that_fits_is_chosen():
-    model = build_model("ATST-F", n_classes=CLASSES, sizes={"width": 128, "depth": 12, "heads": 2, "mlp": 512})
-    goal, settings = Objective("strong", 0.9), recipe().model_copy(update={"batch_size": 32})
-    in_two = settings.model_copy(update={"accumulate": 2})
-    whole, half = (footprint(model, one, goal, frames=FRAMES) for one in (settings, in_two))
-    assert half.step < whole.step and half.kept == whole.kept
-    assert fitting(model, settings, goal, 2 * whole.peak, frames=FRAMES) == (1, whole)
-    assert fitting(model, settings, goal, int(half.peak / MARGIN) + 1, frames=FRAMES) == (2, half)
-    assert fitting(model, settings, goal, 1000, frames=FRAMES) is None
+def test_the_fewest_parts_that_fit_are_chosen(monkeypatch):
+    """Activations shrink with the parts, weights do not; a batch of 8 has 1, 2, 4 or 8 parts."""
+    count = lambda model, one, goal, frames: Footprint(100, 50, 800 // one.accumulate)  # noqa: E731
+    monkeypatch.setattr(sys.modules["framekd.train.footprint"], "footprint", count)
+    found = {memory: fitting(None, recipe(), None, int(memory / MARGIN) + 1) for memory in (950, 949, 350, 250, 249)}
+    assert {memory: pair and pair[0] for memory, pair in found.items()} == {950: 1, 949: 2, 350: 4, 250: 8, 249: None}
 
 
 def exhausted(at):
