@@ -112,7 +112,8 @@ def _transfers(graph: Graph) -> Cells:
     cells: Cells = {}
     block, models = graph.config.downstream, graph.config.models
     pairs = tables.cells_of(block.checkpoints, block.modes)
-    found = {(m, step, t): _transfer(graph, t, m, step) for m in models for step in block.checkpoints for t in TASKS}
+    steps: list[str] = list(block.checkpoints)
+    found = {(m, step, t): _transfer(graph, t, m, step) for m in models for step in steps for t in TASKS}
     for model in models:
         for (step, mode), task in itertools.product(pairs, TASKS):
             frame, reason = found[model, step, task]
