@@ -281,6 +281,7 @@ def test_the_configuration_of_the_paper_can_be_read_in_one_go():
         ({"downstream": {"DC16-T2": {"head": "x"}}}, ["downstream.DC16-T2.head", "'linear' or 'attention'"]),
         ({"teacher": {"recipe": {"augment": {"mixup": 1.5}}}}, ["teacher.recipe.augment.mixup", "1.5"]),
         ({"downstream": {"full_setting": "best"}}, ["downstream.full_setting", "'best'"]),
+        ({"downstream": {"checkpoints": ["untrained"], "modes": ["finetune"]}}, ["untrained", "add frozen to modes"]),
     ],
 )
 def test_a_mistake_is_told_with_its_key_and_what_to_write(values, words):
