@@ -85,5 +85,6 @@ def train_job(*, seeds: tuple[int, ...] = (1,), missing_clips: str = "refuse", *
         recipes={"tiny": Recipe(**values)},
         seeds=list(seeds),
         sequence_model=None,
+        unrolled_gru=False,
         missing_clips=missing_clips,
     )

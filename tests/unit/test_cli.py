@@ -68,7 +68,7 @@ class Steps(torch.nn.Module):
 )
 def test_threshold_and_median_decide_which_events_are_found(options, spans, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.zeros(160_000), 16_000)
-    monkeypatch.setattr("framekd.published.open_model", lambda name, **_: (Steps(), {"classes": ["bell"]}))
+    monkeypatch.setattr("framekd.published.open_detector", lambda name, **_: (Steps(), {"classes": ["bell"]}))
     assert main(["predict", str(tmp_path / "a.wav"), "--checkpoint", "any", *options]) == 0
     rows = [line.split("\t") for line in (tmp_path / "a.wav.events.tsv").read_text().splitlines()[1:]]
     assert [(float(onset), float(offset)) for onset, offset, *_ in rows] == spans

@@ -76,7 +76,7 @@ def survives(read, *arguments) -> None:
     try:
         read(*arguments)
     except UserError as error:
-        assert str(error) and len(str(error)) < 2000
+        assert str(error) and len(str(error)) < 4000
 
 
 @pytest.mark.parametrize("read", TEXTS, ids=lambda read: getattr(read, "__qualname__", read))

@@ -91,8 +91,7 @@ def test_a_repository_without_a_checkpoint_is_one_sentence(name, words, server):
 
 def test_weights_that_were_changed_on_the_hub_are_refused(checkpoint, server):
     files = files_of(checkpoint)
-    spec = json.loads(files["spec.json"])
-    files["spec.json"] = json.dumps(spec | {"weights_sha256": "0" * 64}).encode()
+    files["model.safetensors"] = files["model.safetensors"][:-1] + b"?"
     server[0]["me/changed"] = files
     with pytest.raises(UserError, match="SHA-256 differs"):
         load_checkpoint(hub.resolve("hf:me/changed"))

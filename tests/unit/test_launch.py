@@ -65,7 +65,7 @@ def test_a_job_of_two_processes_trains_as_one_does(tmp_path):
     notes = [json.loads((f / "spec.json").read_text())["provenance"] for f in folders]
     assert [note["processes"] for note in notes] == [1, 2]
     left = {path.name for path in folders[1].iterdir()}
-    assert left == {"model.safetensors", "spec.json", "history.jsonl"}
+    assert left == {".finished", "model.safetensors", "spec.json", "history.jsonl"}
 
 
 def begun(directory):

@@ -264,7 +264,7 @@ def test_weights_without_frame_head_are_refused_or_doubted(tmp_path, capsys):
     bursts(tmp_path / "a.wav", [(1, 2)], 4)
     start = loudness_checkpoint(tmp_path / "start", ["none"])
     assert main(["predict", str(tmp_path / "a.wav"), "--model", str(start)]) == 1
-    assert "no trained frame head" in capsys.readouterr().err
+    assert "detects nothing, because only its encoder is trained" in capsys.readouterr().err
     weak = loudness_checkpoint(tmp_path / "weak", known_weak().names)
     assert main(["predict", str(tmp_path / "a.wav"), "--model", str(weak)]) == 0
     assert "its frame scores are a guess" in capsys.readouterr().err

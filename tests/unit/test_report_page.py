@@ -58,7 +58,7 @@ def report(inputs, root, settings):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
-    sizes = {"all": {"width": 64, "rnn_hidden": 32}, "fPaSST": {"stem": [2, 4, 8]}}
+    sizes = {"all": {"width": 64, "heads": 2, "rnn_hidden": 32}, "fPaSST": {"stem": [2, 4, 8]}}
     settings = config.load({"miniature": {}, "sizes": sizes})
     inputs = write_finished_run(root / "results", root / "data", settings, published=PUBLISHED)
     missing, text = report(inputs, root, settings)
@@ -120,7 +120,7 @@ def test_costs_of_a_run_on_a_cpu_and_of_a_search():
 def test_it_says_what_the_run_was(page):
     _, text, missing = page
     assert "Not AudioSet." in text and "not comparable" in text
-    assert "all models: width 64, rnn hidden 32; fPaSST: stem 2, 4, 8" in text
+    assert "all models: width 64, heads 2, rnn hidden 32; fPaSST: stem 2, 4, 8" in text
     assert "1,200 clips (3.33 h), 9,000 events of 8 classes" in text
     assert [sentence.split(":")[0] for sentence in missing] == ["training curve"] * 5  # Step 2 left no histories
     assert all("step2" in sentence and sentence.endswith("history.jsonl: missing") for sentence in missing)

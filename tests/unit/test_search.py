@@ -119,7 +119,8 @@ def test_step_2_searches_too_and_training_uses_the_choice(inputs, tmp_path):
     assert stage.judge(model, clips, by_loss) == pytest.approx(weak_metrics(model, clips)["watch/loss"], rel=1e-5)
 
 
-def test_a_rate_that_diverges_is_worst_and_no_failure(inputs, tmp_path):
+def test_a_rate_that_diverges_is_worst_and_no_failure(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("framekd.config.recipe.LARGEST_RATE", 1e31)
     found = json.loads(tried(inputs, tmp_path, 1e30).read_text())
     assert found["value"] is None and found["diverged"]
     assert not (tmp_path / "1e+30" / ".resume").exists()

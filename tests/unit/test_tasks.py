@@ -333,6 +333,7 @@ CHANGES = {
 @pytest.mark.parametrize("key", [key for key in CHANGES if key != "random_crop"])
 def test_every_key_of_a_frozen_recipe_changes_the_heads(key):
     other = {"precision": "acts on a GPU only", "per_model": "is resolved before the training"}
+    other["unfinished_warmup"] = "only allows what is refused otherwise"
     assert set(CHANGES) | set(other) == set(HeadRecipe.model_fields)
     crops, problem = toy_crops()
     base = HeadRecipe(**{**SHORT, "optimiser": "sgd"} if key == "momentum" else SHORT)
