@@ -1,6 +1,5 @@
 """Models on the Hugging Face hub, with huggingface_hub and a local server of the same protocol."""
 
-import json
 import sys
 from pathlib import Path
 
