@@ -59,7 +59,7 @@ def test_a_student_that_fails_in_a_pack_costs_its_own_cell_and_nothing_else(done
     assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
     log = (out / "logs/students/proposed/pack1/seed1_2.log").read_text()
     assert log.count("was finished before") == 3
-    assert rows(out / "table1.csv") == before and not [*out.glob("*.partial.*")]
+    assert rows(out / "table1.csv") == before and not [*out.glob("table1.partial.*")]
     assert jobs(snakemake(done, "-n", *RUN[2:])) == {}
 
 
