@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from framekd.config import UserError
-from framekd.metrics import PSDSResult, frame_stamps
+from framekd.metrics import PSDSResult
 
 
 def plain(name: str) -> str:
@@ -80,53 +79,6 @@ def psd_roc(results: Mapping[str, PSDSResult], classes: Sequence[str] = ()) -> F
     axes.set_xlim(0, max(result.settings["e_max"] for result in results.values()))
     axes.legend(loc="lower right")
     axes.set_title(_settings_line(next(iter(results.values()))), fontsize=8)
-    return figure
-
-
-def score_timeline(
-    scores: Any,
-    classes: Sequence[str],
-    events: Sequence[tuple[float, float, str]] = (),
-    *,
-    timestamps: Any = None,
-    top: int = 8,
-    threshold: float | None = None,
-    title: str = "",
-) -> Figure:
-    """Scores of one clip over time, a row per class, with its true events shaded.
-
-    Args:
-        scores: [frames, classes], probabilities or logits.
-        classes: names of the columns.
-        events: (onset, offset, class) in seconds.
-        timestamps: [frames + 1] seconds; None: 40-ms frames up to 10 s.
-        top: number of rows: all classes with events, then those with the highest scores.
-        threshold: drawn as a line.
-        title: of the figure.
-    """
-    values = np.asarray(scores, dtype=float)
-    if values.ndim != 2 or values.shape[1] != len(classes):
-        raise UserError(f"Scores must have the shape [frames, {len(classes)} classes], but have {values.shape}.")
-    stamps = frame_stamps(len(values)) if timestamps is None else np.asarray(timestamps, dtype=float)
-    with_events = [name for name in classes if any(c == name for *_, c in events)]
-    by_peak = [classes[k] for k in np.argsort(-values.max(axis=0), kind="stable")]
-    shown = (with_events + [name for name in by_peak if name not in with_events])[: max(top, len(with_events), 1)]
-    figure = Figure(figsize=(8.0, 0.8 + 0.7 * len(shown)), layout="constrained")
-    finite = values[np.isfinite(values)]
-    low, high = (min(0.0, finite.min()), max(1.0, finite.max())) if finite.size else (0.0, 1.0)
-    for axes, name in zip(figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0], shown):
-        for onset, offset, label in events:
-            if label == name:
-                axes.axvspan(onset, max(offset, onset + 0.01), color="tab:green", alpha=0.3, linewidth=0)
-        axes.stairs(np.maximum(values[:, list(classes).index(name)], low), stamps, color="tab:blue", baseline=None)
-        if threshold is not None:
-            axes.axhline(threshold, color="tab:orange", linewidth=0.8)
-        axes.set(ylim=(low, high), xlim=(stamps[0], stamps[-1]))
-        axes.set_ylabel(plain(name), rotation=0, ha="right", va="center", fontsize=8)
-        axes.tick_params(labelsize=7)
-    axes.set_xlabel("seconds (shaded: true events)")
-    if title:
-        figure.suptitle(plain(title), fontsize=9)
     return figure
 
 

@@ -62,7 +62,8 @@ def detection_timeline(
         handles = [area, limit, bars]
         axes.set(ylim=(-0.36, 1.05), yticks=[0, 1])
         axes.tick_params(labelsize=7)
-        axes.set_ylabel(f"{name} ({len(own)})", rotation=0, ha="right", va="center", fontsize=8)
+        # Names are no formulas, also between two dollars.
+        axes.set_ylabel(f"{name} ({len(own)})", rotation=0, ha="right", va="center", fontsize=8, parse_math=False)
     first.set_xlim(0, max(found.seconds, 1 / 25))
     if found.seconds > 120:
         rows[-1].xaxis.set_major_formatter(lambda x, _: f"{int(x) // 60}:{int(x) % 60:02d}")
@@ -71,5 +72,5 @@ def detection_timeline(
     labels = ["score", "threshold", f"detected event ({len(events)} in {len(lengths)} classes{less})"]
     figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     if title:
-        first.set_title(title, fontsize=9, loc="left")
+        first.set_title(title, fontsize=9, loc="left", parse_math=False)
     return figure

@@ -11,7 +11,7 @@ import pytest
 from framekd.config import UserError
 from framekd.metrics import psds1
 from framekd.overview import Overview
-from framekd.plots import class_bars, psd_roc, score_timeline
+from framekd.plots import class_bars, psd_roc
 from framekd.predict import Prediction, event_runs, event_table
 from framekd.timeline import detection_timeline
 
@@ -61,22 +61,10 @@ def test_area_under_the_drawn_curve_is_the_score(result):
         psd_roc({})
 
 
-def test_timeline_shows_true_events_first_and_shades_them():
-    scores = np.zeros((250, 5))
-    scores[:, 3], scores[100:200, 1], scores[:, 0] = 0.9, 0.7, -np.inf
-    figure = score_timeline(scores, list("abcde"), [(4.0, 8.0, "e"), (1.0, 2.0, "e")], top=3, threshold=0.5, title="Y1")
-    assert [axes.get_ylabel() for axes in figure.axes] == ["e", "d", "b"]
-    spans = [patch for patch in figure.axes[0].patches if patch.get_alpha() == 0.3]
-    assert sorted((p.get_x(), p.get_x() + p.get_width()) for p in spans) == [(1.0, 2.0), (4.0, 8.0)]
-    assert figure.axes[-1].get_xlim() == (0.0, 10.0)
-    assert png(figure)
-    with pytest.raises(UserError, match="shape"):
-        score_timeline(scores, ["a"])
-
-
 @pytest.mark.parametrize("hours", [0.01, 1])
 def test_detected_events_are_drawn_and_named_as_detected_on_one_axis(hours):
     frames, names = round(hours * 90_000), [f"class {k}" for k in range(20)]
+    names[3] = r"$\foo$"  # shown as it is, like the title
     overview, scores = Overview(), np.zeros((frames, 20), np.float32)
     scores[:, 3] = 0.4
     scores[100:200, 5] = scores[300:350, 5] = scores[400:, 7] = 0.9
@@ -87,9 +75,9 @@ def test_detected_events_are_drawn_and_named_as_detected_on_one_axis(hours):
     peaks = peaks.sort_values("score", ascending=False, kind="stable")
     runs = event_runs([scores], np.full(20, 0.5))
     found = Prediction(event_table(runs, names, frames / 25), peaks, frames / 25)
-    figure = detection_timeline(found, overview, names, title="an hour.mp3")
+    figure = detection_timeline(found, overview, names, title=r"$\bar.mp3$")
     labels = [axes.get_ylabel() for axes in figure.axes]
-    assert labels[1:4] == ["class 7 (1)", "class 5 (2)", "class 3 (0)"] and len(labels) == 9
+    assert labels[1:4] == ["class 7 (1)", "class 5 (2)", r"$\foo$ (0)"] and len(labels) == 9
     assert {axes.get_xlim() for axes in figure.axes} == {(0, frames / 25)}
     (bars,) = figure.axes[2].collections
     drawn = [path.get_extents() for path in bars.get_paths()]
@@ -104,12 +92,12 @@ def test_no_window_system_is_touched():
     code = """
 import sys, numpy as np
 from framekd.metrics import psds1
-from framekd.plots import class_bars, psd_roc, score_timeline
+from framekd.plots import class_bars, psd_roc
 scores = np.random.default_rng(0).normal(size=(1, 250, 1))
 result = psds1(scores, {"f": [(1.0, 3.0, "a")]}, {"f": 10.0}, ["a"], clips=["f"])
-for figure in (class_bars(result, {"a": 5}), psd_roc({"ours": result}), score_timeline(scores[0], ["a"])):
+for figure in (class_bars(result, {"a": 5}), psd_roc({"ours": result})):
     figure.savefig(sys.stderr.buffer, format="png")
 print("matplotlib.pyplot" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert done.stdout.split() == [b"False"] and done.stderr.count(b"PNG") == 3
+    assert done.stdout.split() == [b"False"] and done.stderr.count(b"PNG") == 2

@@ -100,7 +100,7 @@ class Config(Block):
         self._refuse_names()
         for name in dict.fromkeys([*self.models, *(name for name in self.sizes if name != "all")]):
             try:
-                resolve_sizes(name, SIZES[name], self.model_sizes(name))
+                resolve_sizes(name, self.model_sizes(name))
             except UserError as error:
                 where = f"sizes.{name}" if name in self.sizes else "sizes.all"
                 raise ValueError(f"{where}: {error}") from None

@@ -25,7 +25,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "ASiT": {**_BASE, "position_grid": "frequency-first"},
     "tiny": {"width": 64, "depth": 2, "heads": 2, "mlp": 256, "rnn_hidden": 32, "kernel": 15},
 }
-"""Every architecture and its sizes in the paper; a test compares them with those of :mod:`framekd.models`."""
+"""Every architecture and its sizes in the paper: width, depth, heads, mlp (hidden units of a block), rnn_hidden, …"""
 
 
 def unknown_model(name: str, known: Mapping[str, Any] | None = None) -> str:
@@ -36,8 +36,8 @@ def unknown_model(name: str, known: Mapping[str, Any] | None = None) -> str:
     return f"did you mean {by_case[near[0]]!r}?" if near else f"the models are {', '.join(names)}."
 
 
-def resolve_sizes(name: str, defaults: Mapping[str, Any], sizes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Merge `sizes` into the defaults of an architecture.
+def resolve_sizes(name: str, sizes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Merge `sizes` into those of an architecture in the paper.
 
     Without `mlp` or `mlp_ratio`, `mlp` keeps the architecture's ratio to the width.
 
@@ -45,7 +45,7 @@ def resolve_sizes(name: str, defaults: Mapping[str, Any], sizes: Mapping[str, An
         UserError: an unknown size, a value of another kind, both `mlp` and `mlp_ratio`, or heads that do not divide
             the width.
     """
-    given, defaults = dict(sizes or {}), {**defaults, "rnn_layers": defaults.get("rnn_layers", 2)}
+    given, defaults = dict(sizes or {}), {"rnn_layers": 2, **SIZES[name]}
     allowed = sorted({*defaults, "mlp_ratio"})
     unknown = sorted(map(str, set(given) - set(allowed)))
     if unknown:

@@ -1,6 +1,6 @@
 """ASiT (Ahmed et al. 2024): ViT-B on 16 × 16 patches of 128 mels in time-major order, with a class token."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,6 @@ class Asit(Encoder):
     "time-first" (37 × 8) is for a table in the order of the patches.
     """
 
-    SIZES: ClassVar = {
-        "width": 768,
-        "depth": 12,
-        "heads": 12,
-        "mlp": 3072,
-        "rnn_hidden": 2048,
-        "position_grid": "frequency-first",
-    }
     REFERENCE = ReferenceLayout(prefixes=("model.asit.", "model."), upstream=("", "module.backbone.", "backbone."))
 
     def __init__(self, *, width: int, depth: int, heads: int, mlp: int, position_grid: str, **_: Any) -> None:

@@ -1,6 +1,6 @@
 """ATST-F (ATST-Frame, Li et al. 2024): 40-ms patches of the whole spectrum, learned positions for 10 s."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,6 @@ POSITIONS = 250
 class Atst(Encoder):
     """Tokens of 64 mels × 4 frames, positions 1…250, no class token; queries, keys and values have no bias."""
 
-    SIZES: ClassVar = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "rnn_hidden": 2048}
     REFERENCE = ReferenceLayout(
         prefixes=("model.atst.",),
         upstream=("", "model.teacher.encoder.", "encoder.encoder.frame_encoder.", "encoder.encoder."),

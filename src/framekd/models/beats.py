@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -123,19 +123,6 @@ class Beats(Encoder):
     training with a generator: `dropout` (input and residual branches), `attention_dropout`, `layerdrop`.
     """
 
-    SIZES: ClassVar = {
-        "width": 768,
-        "depth": 12,
-        "heads": 12,
-        "mlp": 3072,
-        "rnn_hidden": 2048,
-        "patch_dim": 512,
-        "pos_kernel": 128,
-        "pos_groups": 16,
-        "dropout": 0.1,
-        "attention_dropout": 0.1,
-        "layerdrop": 0.05,
-    }
     REFERENCE = ReferenceLayout(
         prefixes=("model.beats.", "model.model."),
         renames=(

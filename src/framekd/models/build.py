@@ -57,7 +57,7 @@ def build_model(
     if name not in ENCODERS:
         raise UserError(f"There is no model called {name!r}; the models are {', '.join(ENCODERS)}.")
     encoder = ENCODERS[name]
-    resolved = resolve_sizes(name, encoder.SIZES, sizes)
+    resolved = resolve_sizes(name, sizes)
     built = encoder(**resolved)
     built.front_end.switch(front_end or {})
     return FrameModel(

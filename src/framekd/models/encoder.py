@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +34,8 @@ class ReferenceLayout:
 
 
 class Encoder(nn.Module):
-    """Base class of the architectures. A subclass provides:
+    """Base class of the architectures, whose sizes are in :mod:`framekd.config.sizes`. A subclass provides:
 
-    - `SIZES`: default sizes, with at least width, depth, heads, mlp (hidden units of a block's MLP) and rnn_hidden;
     - `__init__(**sizes)`, which sets `front_end`, `blocks` (first block first) and `embed_dim` (channels of the
       output);
     - `forward(mel, generator=None)`: [batch, 1, bins, frames] → [batch, length, embed_dim]. It draws random numbers
@@ -46,7 +45,6 @@ class Encoder(nn.Module):
     - `REFERENCE`: names in published files, or None.
     """
 
-    SIZES: ClassVar[dict[str, Any]]
     REFERENCE: ClassVar[ReferenceLayout | None] = None
     random: bool = False
     front_end: FrontEnd

@@ -1,7 +1,7 @@
 """fPaSST (frame-wise PaSST, Schmid et al. 2024): a small convolutional stem, 40-ms tokens, DeiT's blocks."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,6 @@ class FPasst(Encoder):
     Extra size `stem`: channels of the convolutions; the last is a multiple of 4.
     """
 
-    SIZES: ClassVar = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "rnn_hidden": 1024, "stem": [16, 32, 64]}
     REFERENCE = ReferenceLayout(prefixes=("model.fpasst.", "model."))
     random = True
 

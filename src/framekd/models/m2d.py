@@ -1,6 +1,6 @@
 """M2D (Masked Modeling Duo, the audio encoder of M2D-CLAP; Niizumi et al. 2024): ViT-B on 16 × 16 patches."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ class M2d(Encoder):
     end does not read it: the authors' code uses -7.1 and 4.2, whatever a file has (see :meth:`other_statistics`).
     """
 
-    SIZES: ClassVar = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "rnn_hidden": 2048}
     REFERENCE = ReferenceLayout(
         prefixes=("model.m2d.backbone.", "model.backbone."),
         upstream=("", "module.ar.runtime.backbone."),

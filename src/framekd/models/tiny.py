@@ -1,6 +1,6 @@
 """A tiny student: the example of how to add an architecture, and fast enough for tests."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,8 +14,6 @@ STEP = 4  # spectrogram frames of a token: 40 ms
 
 class Tiny(Encoder):
     """ATST-F's tokens with positions from a depthwise convolution: any duration, 0.1 million parameters."""
-
-    SIZES: ClassVar = {"width": 64, "depth": 2, "heads": 2, "mlp": 256, "rnn_hidden": 32, "kernel": 15}
 
     def __init__(self, *, width: int, depth: int, heads: int, mlp: int, kernel: int, **_: Any) -> None:
         super().__init__()
