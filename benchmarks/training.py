@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from framekd.augment import augment
-from framekd.config import MODELS, Augment, Config, Recipe
+from framekd.config import MODELS, SIZES, Augment, Config, Recipe
 from framekd.data import Arrays, Loader
 from framekd.data.clips import labelled
 from framekd.labels import ClassList
-from framekd.models import ENCODERS, build_model
+from framekd.models import build_model
 from framekd.train import Objective, RunOptions, fit, torch_generator
 
 TEACHER = dict(wavmix=1.0, frame_shift=0.125, mixup=0.3, mixstyle=0.3, filter=0.8, freq_warp=0.8)
@@ -199,7 +199,7 @@ def time_steps(options) -> None:
 
 def flops_per_clip(name: str, sequence_model: str | None) -> float:
     """FLOPs of one 10-s clip's forward pass at the paper's size: blocks, attention, GRU (a stem is 1 to 5 % more)."""
-    sizes, tokens = ENCODERS[name].SIZES, TOKENS[name]
+    sizes, tokens = SIZES[name], TOKENS[name]
     width, hidden = sizes["width"], sizes["rnn_hidden"]
     block = tokens * (4 * width**2 + 2 * width * sizes["mlp"]) + 2 * tokens**2 * width
     total = sizes["depth"] * block
