@@ -12,6 +12,7 @@ import ast
 import hashlib
 import json
 import sys
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -48,8 +49,10 @@ def _path(module: str) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def _imports(tree: ast.AST) -> set[str]:
-    """Modules of framekd that a tree imports, named without the package."""
+@cache
+def _summary(text: str) -> tuple[str, frozenset[str]]:
+    """The code of a file as JSON, and the names that may be modules of framekd which it imports."""
+    tree = ast.parse(text)
     out: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -59,7 +62,7 @@ def _imports(tree: ast.AST) -> set[str]:
         else:
             continue
         out |= {name.removeprefix("framekd.") for name in names if name.startswith("framekd.")}
-    return {name for name in out if _path(name) is not None}
+    return json.dumps(_content(tree)), frozenset(out)
 
 
 def modules(stage: str) -> list[Path]:
@@ -71,7 +74,7 @@ def modules(stage: str) -> list[Path]:
         if name in found or path is None:
             continue
         found[name] = path
-        waiting += sorted(_imports(ast.parse(path.read_text(encoding="utf-8"))))
+        waiting += sorted(_summary(path.read_text(encoding="utf-8"))[1])
         if "." in name:
             waiting.append(name.rpartition(".")[0])
     return sorted(path for name, path in found.items() if name != "versions")
@@ -98,8 +101,8 @@ def code_hash(stage: str) -> str:
     """A hash of the code that a stage runs."""
     hasher = hashlib.blake2b(digest_size=8)
     for path in modules(stage):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        hasher.update(json.dumps([path.relative_to(ROOT).as_posix(), _content(tree)]).encode())
+        code, _ = _summary(path.read_text(encoding="utf-8"))
+        hasher.update(f'["{path.relative_to(ROOT).as_posix()}", {code}]'.encode())
     return hasher.hexdigest()
 
 
