@@ -15,7 +15,7 @@ os.environ["PYTHONPATH"] = (
 
 from framekd.checks import checked
 from framekd.config import GROUPS, UserError, load
-from framekd.graph import SEARCHED, STAGES, TASKS
+from framekd.graph import SEARCHED, STAGES
 from framekd.plan import Plan
 
 
@@ -45,7 +45,7 @@ cfg, R, D = plan.config, plan.results, plan.data
 wildcard_constraints:
     model="|".join(cfg.models),
     setting="|".join(cfg.settings),
-    task="|".join(TASKS),
+    task="|".join(plan.tasks),
     checkpoint="untrained|step1|step2|full",
     group="|".join(GROUPS),
     shard=r"\d{4}",

@@ -13,7 +13,7 @@ from typing import Any
 
 from framekd.config import LABEL_FILES, Config, Sources, Step2, UserError, load, read_sources
 from framekd.config.recipe import HeadRecipe
-from framekd.graph import TASKS, Graph
+from framekd.graph import Graph
 
 TABLE2 = ("all", "report", "table2", "downstream")
 """Names in targets for which the downstream tasks are run."""
@@ -88,10 +88,9 @@ def _recipes(config: Config) -> Iterator[tuple[str, HeadRecipe, list[str]]]:
         student = config.setting(name).student
         assert student is not None
         yield _key(config, name, "student"), student.recipe, config.models
-    for task in TASKS:
-        block = getattr(config.downstream, task.replace("-", "_"))
+    for task, block in config.downstream.named.items():
         for mode in config.downstream.modes:
-            yield f"downstream.{task}.{mode}", getattr(block, mode), config.models
+            yield f"{config.downstream.key(task)}.{mode}", getattr(block, mode), config.models
 
 
 def _key(config: Config, setting: str, block: str) -> str:
@@ -207,12 +206,12 @@ def _downstream(config: Config) -> Iterator[Problem]:
     """Folders of the downstream tasks that are absent or empty and that no rule makes."""
     graph = Graph(config)
     made = f"{config.data_dir.rstrip('/')}/miniature/" if config.miniature is not None else None
-    for task in TASKS:
-        folder = getattr(config.downstream, task.replace("-", "_")).data
+    for task, block in config.downstream.named.items():
+        folder = block.data
         scores = [graph.transfer(task, model, c) for model in config.models for c in config.downstream.checkpoints]
         if (made and folder.startswith(made)) or all(Path(path).is_file() for path in scores):
             continue
         if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
             what = f"{folder} does not exist or is empty, and Table II needs it"
             remedy = "put the data there (docs/downstream.md), or ask for results/table1.csv, which does without"
-            yield Problem(f"downstream.{task}.data", what, remedy)
+            yield Problem(f"{config.downstream.key(task)}.data", what, remedy)

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from framekd.config import GROUPS, LABEL_FILES, SEARCH, Config, Step2, Student, Teacher
+from framekd.config import GROUPS, LABEL_FILES, PAPER_TASKS, SEARCH, Config, Step2, Student, Teacher
 from framekd.jobs import Searched, Stage
 
 WEIGHTS, SPEC, HISTORY = "model.safetensors", "spec.json", "history.jsonl"
-TASKS = ("DESED", "DC16-T2", "MAESTRO")
 STAGES: tuple[Stage, ...] = ("teachers", "students")
 SEARCHED: tuple[Searched, ...] = ("step2", *STAGES)
 """Stages whose learning rates can be searched. Step 2 has two settings: "trained", and "members" (its soft labels)."""
@@ -194,7 +193,8 @@ class Graph:
 
     def miniature(self, part: str) -> list[str]:
         """The miniature that stands in for a data set ("audioset" or a task); none where the data are real."""
-        return [f"{self.data}/miniature/{part}/summary.json"] if self.config.miniature else []
+        made = self.config.miniature and part in ("audioset", *PAPER_TASKS)
+        return [f"{self.data}/miniature/{part}/summary.json"] if made else []
 
     def checkpoint(self, step: str, model: str) -> str:
         """The folder of a checkpoint: "untrained", "step1", "step2", or "full" (first seed of a setting's students)."""
@@ -338,10 +338,15 @@ class Graph:
         return scores or ["AudioSet Strong's evaluation clips, of which the miniature has none (leave out demo.yaml)"]
 
     @property
+    def tasks(self) -> list[str]:
+        """The downstream tasks of Table II."""
+        return list(self.config.downstream.named)
+
+    @property
     def downstream(self) -> list[str]:
         """The results of all downstream jobs."""
         steps = self.config.downstream.checkpoints
-        return [self.transfer(t, m, step) for t in TASKS for m in self.config.models for step in steps]
+        return [self.transfer(t, m, step) for t in self.tasks for m in self.config.models for step in steps]
 
     def transfer(self, task: str, model: str, checkpoint: str) -> str:
         """The scores of one downstream task from one checkpoint of a model."""
@@ -400,7 +405,7 @@ class Graph:
         trained = _logs(self.packs(models, config.seeds), models)
         alone = _logs(self.packs(models), models)
         names: dict[str, list[str]] = {
-            "miniature": [part for part in ("audioset", *TASKS) if config.miniature],
+            "miniature": [part for part in ("audioset", *PAPER_TASKS) if config.miniature],
             "data": ["labels", *(f"{name}/{group}" for name in ("clips", "gate") for group in self.groups)],
             "acquire": [store.removeprefix(f"{self.data}/store/")[:-3] for store in self.stores(*self.groups)],
             "untrained": alone if self.untrained else [],
@@ -414,7 +419,9 @@ class Graph:
                 *(f"ensembles/{setting}" for setting in self.teacher_settings),
                 *(f"step2/{model}" for model in models if config.audioset.weak),
             ],
-            "downstream": [f"{t}/{step}/{n}" for t in TASKS for step in config.downstream.checkpoints for n in alone],
+            "downstream": [
+                f"{t}/{step}/{n}" for t in self.tasks for step in config.downstream.checkpoints for n in alone
+            ],
             "tables": list(self.tables),
         }
         folder = f"{self.results}/benchmarks"

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import SerializeAsAny
+
 from framekd.config import (
     Config,
     Download,
     External,
+    OwnTask,
     Recipe,
     Search,
     Task,
@@ -188,7 +191,7 @@ class DownstreamJob(Job):
     task: str
     checkpoint: Literal["untrained", "step1", "step2", "full"]
     modes: list[Literal["frozen", "finetune", "constant"]]
-    options: dict[str, Task]
+    options: dict[str, SerializeAsAny[Task | OwnTask]]
 
 
 class TableJob(Job):

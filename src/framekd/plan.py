@@ -223,7 +223,7 @@ class Plan(Graph):
         )
 
     def downstream_job(self, wildcards: Any, pack: Pack) -> jobs.DownstreamJob:
-        block = getattr(self.config.downstream, wildcards.task.replace("-", "_"))
+        block = self.config.downstream.named[wildcards.task]
         options = {}
         for model in pack.of(wildcards):
             recipes = {mode: getattr(block, mode).of(model) for mode in ("frozen", "finetune")}

@@ -7,7 +7,7 @@ other configuration file states only its differences.
 
 from framekd.config.base import Block, UserError, difference, field, identity, merge
 from framekd.config.data import GROUPS, LABEL_FILES, AudioSet, Download, Miniature
-from framekd.config.downstream import Downstream, Task
+from framekd.config.downstream import PAPER_TASKS, Downstream, OwnTask, Task
 from framekd.config.load import Config, load, load_files
 from framekd.config.recipe import (
     SEARCH,
@@ -45,6 +45,7 @@ __all__ = [
     "GROUPS",
     "LABEL_FILES",
     "MODELS",
+    "PAPER_TASKS",
     "SEARCH",
     "SETTINGS",
     "SIZES",
@@ -60,6 +61,7 @@ __all__ = [
     "FrontEnds",
     "HeadRecipe",
     "Miniature",
+    "OwnTask",
     "Published",
     "Recipe",
     "Resources",

@@ -9,6 +9,8 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from framekd.config.base import Block, Seed, field
 from framekd.config.recipe import HeadRecipe, TrainRecipe
 
+PAPER_TASKS = ("DESED", "DC16-T2", "MAESTRO")
+
 
 class Task(Block):
     """A downstream task of Table II."""
@@ -30,10 +32,26 @@ class Task(Block):
         return value
 
 
+class OwnTask(Task):
+    """A further task: a folder with train.tsv, test.tsv and recordings, scored as one of the paper's tasks."""
+
+    metric: Literal["psds1", "onset_f"] = field(
+        "onset_f", "score: PSDS1 with and without variance penalty, or the onset F-measure at 50 ms"
+    )
+    frozen: HeadRecipe = Field(
+        default_factory=lambda: HeadRecipe(**_OWN, learning_rate=1e-3), description="training of the head alone"
+    )
+    finetune: TrainRecipe = Field(
+        default_factory=lambda: TrainRecipe(**_OWN, learning_rate=1e-4, layer_decay=0.5),
+        description="training of everything",
+    )
+
+
 def _task(data: str, frozen: dict, finetune: dict, **values: Any) -> Any:
     return lambda: Task(data=data, frozen=HeadRecipe(**frozen), finetune=TrainRecipe(**finetune), **values)
 
 
+_OWN: dict[str, Any] = dict(epochs=50, epoch_clips=2_000, batch_size=32, warmup_steps=100, precision="bf16")
 _DESED = dict(epochs=100, epoch_clips=10_000, batch_size=256, warmup_steps=195, precision="bf16")
 _DC16 = dict(epochs=300, epoch_clips=516, batch_size=256, warmup_steps=100)
 _MAESTRO = dict(epochs=50, epoch_clips=5_400, batch_size=256, warmup_steps=100)
@@ -48,7 +66,7 @@ class Downstream(Block):
     )
     modes: list[Literal["frozen", "finetune"]] = field(["frozen", "finetune"], "ways to train")
     full_setting: str = field("proposed", "setting of Table I whose first seed is the `full` checkpoint")
-    DESED: Task = Field(
+    DESED: Task | None = Field(
         default_factory=_task(
             "data/desed",
             _DESED | dict(learning_rate=1e-3),
@@ -59,7 +77,7 @@ class Downstream(Block):
         ),
         description="DESED: PSDS1 with variance penalty, 10 classes",
     )
-    DC16_T2: Task = Field(
+    DC16_T2: Task | None = Field(
         default_factory=_task(
             "data/dcase2016_task2",
             _DC16 | dict(epochs=500, learning_rate=0.2),
@@ -74,7 +92,7 @@ class Downstream(Block):
         alias="DC16-T2",
         description="DCASE 2016 Task 2: onset F-measure at 50 ms, 11 classes",
     )
-    MAESTRO: Task = Field(
+    MAESTRO: Task | None = Field(
         default_factory=_task(
             "data/maestro",
             _MAESTRO | dict(learning_rate=1e-3),
@@ -85,6 +103,9 @@ class Downstream(Block):
         ),
         description="MAESTRO 5h: onset F-measure at 50 ms, 88 pitches, mean over 5 folds",
     )
+    tasks: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")], OwnTask] = field(
+        {}, "further tasks by name, each a folder and a score (docs/downstream.md); DESED: null drops a task"
+    )
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     @field_validator("checkpoints", "modes")
@@ -93,6 +114,25 @@ class Downstream(Block):
         if not value or len(set(value)) != len(value):
             raise ValueError(f"expected at least one value, each once, not {value!r}")
         return value
+
+    @property
+    def named(self) -> dict[str, Task]:
+        """The tasks by name: the paper's unless they are dropped, then further ones."""
+        paper = {"DESED": self.DESED, "DC16-T2": self.DC16_T2, "MAESTRO": self.MAESTRO}
+        return {**{name: task for name, task in paper.items() if task is not None}, **self.tasks}
+
+    def key(self, task: str) -> str:
+        """Path of a task's block in the configuration."""
+        return f"downstream.tasks.{task}" if task in self.tasks else f"downstream.{task}"
+
+    @model_validator(mode="after")
+    def _some_tasks(self) -> Self:
+        if not self.named:
+            raise ValueError("every task is dropped; keep one, or write tasks: {MINE: {data: FOLDER}}")
+        for name in self.tasks:
+            if name in PAPER_TASKS:
+                raise ValueError(f"tasks: {name} is a task of the paper; give yours another name")
+        return self
 
     @model_validator(mode="after")
     def _untrained_is_frozen(self) -> Self:

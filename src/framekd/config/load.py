@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from framekd.config.base import Block, Seed, UserError, difference, explain, field, merge, shown
 from framekd.config.data import AudioSet, Miniature
-from framekd.config.downstream import Downstream, Task
+from framekd.config.downstream import PAPER_TASKS, Downstream, OwnTask
 from framekd.config.recipe import HeadRecipe, Recipe
 from framekd.config.sizes import SIZES, resolve_sizes, unknown_model
 from framekd.config.sources import Sources, read_sources
@@ -179,10 +179,9 @@ class Config(Block):
             for key, part in (("teacher", block.teacher), ("student", block.student)):
                 if part is not None:
                     yield f"settings.{name}.{key}.recipe", part.recipe
-        for name, info in type(self.downstream).model_fields.items():
-            if isinstance(task := getattr(self.downstream, name), Task):
-                yield f"downstream.{info.alias or name}.frozen", task.frozen
-                yield f"downstream.{info.alias or name}.finetune", task.finetune
+        for name, task in self.downstream.named.items():
+            yield f"{self.downstream.key(name)}.frozen", task.frozen
+            yield f"{self.downstream.key(name)}.finetune", task.finetune
 
     @property
     def step2_trained(self) -> list[str]:
@@ -242,11 +241,12 @@ class Config(Block):
         return {**self.sizes.get("all", {}), **self.sizes.get(model, {})}
 
 
+MODES = ("frozen", "finetune")
 RECIPES: tuple[tuple[str, ...], ...] = (
     ("step2", "recipe"),
     ("teacher", "recipe"),
     ("student", "recipe"),
-    *((("downstream", task, mode)) for task in ("DESED", "DC16-T2", "MAESTRO") for mode in ("frozen", "finetune")),
+    *((("downstream", task, mode)) for task in PAPER_TASKS for mode in MODES),
 )
 """Where the configuration has a recipe that states its differences from the block `recipe`."""
 
@@ -258,10 +258,12 @@ def at(values: Any, path: tuple[str, ...]) -> Any:
     return values
 
 
-def stage_differences(paper: dict[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
-    """What the paper's recipe of each place in `RECIPES` changes in the general defaults."""
+def stage_differences(
+    paper: dict[str, Any], places: Iterable[tuple[str, ...]] = RECIPES
+) -> dict[tuple[str, ...], dict[str, Any]]:
+    """What the paper's recipe of each place (`RECIPES`) changes in the general defaults."""
     general = Recipe().model_dump(mode="json")
-    return {path: difference(at(paper, path), general) for path in RECIPES}
+    return {path: difference(at(paper, path), general) for path in places}
 
 
 def resolve(values: dict[str, Any]) -> dict[str, Any]:
@@ -270,10 +272,14 @@ def resolve(values: dict[str, Any]) -> dict[str, Any]:
     A recipe is, in this order: the block `recipe`, the paper's differences of the stage, and those of `values`.
     """
     paper = Config().model_dump(mode="json", by_alias=True)
+    own = at(values, ("downstream", "tasks"))
+    own = own if isinstance(own, dict) else {}
+    paper["downstream"]["tasks"] = {name: OwnTask().model_dump(mode="json") for name in own}
     merged = merge(paper, values)
     given = values.get("recipe")
     common = merge(paper["recipe"], given) if isinstance(given, dict) else paper["recipe"]
-    for path, stage in stage_differences(paper).items():
+    places = [*RECIPES, *(("downstream", "tasks", name, mode) for name in own for mode in MODES)]
+    for path, stage in stage_differences(paper, places).items():
         parent, mine = at(merged, path[:-1]), at(values, path)
         if not isinstance(parent, dict) or not (mine is None or isinstance(mine, dict)):
             continue  # validation names the mistake

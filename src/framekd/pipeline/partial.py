@@ -13,7 +13,7 @@ import pandas as pd
 from framekd import tables
 from framekd.config import Config, UserError
 from framekd.files import write_json
-from framekd.graph import TASKS, WEIGHTS, Graph, Stage, log_of
+from framekd.graph import WEIGHTS, Graph, Stage, log_of
 from framekd.jobs import Searched
 
 Value = dict[str, float]
@@ -114,20 +114,20 @@ def _transfers(graph: Graph) -> Cells:
     block, models = graph.config.downstream, graph.config.models
     pairs = tables.cells_of(block.checkpoints, block.modes)
     steps: list[str] = [*block.checkpoints]
-    found = {(m, step, t): _transfer(graph, t, m, step) for m in models for step in steps for t in TASKS}
+    found = {(m, step, t): _transfer(graph, t, m, step) for m in models for step in steps for t in graph.tasks}
     for model in models:
-        for (step, mode), task in itertools.product(pairs, TASKS):
+        for (step, mode), task in itertools.product(pairs, graph.tasks):
             frame, reason = found[model, step, task]
             values = _values(frame, mode)
             missing = [] if values else [f"{task} from {step} of {model}: {reason}"]
             cells[model, step, mode, task] = values, missing
-    for (step, mode), task in itertools.product(pairs, TASKS):
+    for (step, mode), task in itertools.product(pairs, graph.tasks):
         by_model = [cells[model, step, mode, task][0] for model in models]
         lacking = [model for model, values in zip(models, by_model) if not values]
         averages = [] if lacking else [_mean(values) for values in zip(*by_model)]
         missing = [f"average of {task} from {step}: waits for {', '.join(lacking)}"] if lacking else []
         cells[tables.AVERAGE, step, mode, task] = averages, missing
-    for task in TASKS if "untrained" in block.checkpoints else ():
+    for task in graph.tasks if "untrained" in block.checkpoints else ():
         frames = [found[model, "untrained", task] for model in models]
         frame, reason = next((one for one in frames if one[0] is not None), frames[0])
         values = _values(frame, tables.CONSTANT)

@@ -13,6 +13,7 @@ from framekd.tables.build import (
 )
 from framekd.tables.output import (
     MINIATURE_NOTE,
+    OWN_SCORES,
     TITLES,
     further,
     notes_of,
@@ -54,6 +55,7 @@ __all__ = [
     "GUESS",
     "MINIATURE_NOTE",
     "MODES",
+    "OWN_SCORES",
     "PUBLISHED",
     "TASKS",
     "TITLES",

@@ -206,7 +206,8 @@ def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED
     reference = published("table2", keys, directory=published_dir)
     frame = transfers(paths)
     guess = frame["mode"] == GUESS[-1]
-    orders = [list(dict.fromkeys(frame.loc[~guess, "model"])), list(CHECKPOINT_TITLES), list(MODES), list(TASKS)]
+    tasks = list(dict.fromkeys((*TASKS, *frame["task"])))
+    orders = [list(dict.fromkeys(frame.loc[~guess, "model"])), list(CHECKPOINT_TITLES), list(MODES), tasks]
     models, steps, modes, names = ([n for n in order if (frame[k] == n).any()] for k, order in zip(keys, orders))
     wanted = [(m, s, mode, t) for m in models for s, mode in cells_of(steps, modes) for t in names]
     wanted += [(*GUESS, task) for task in names if guess.any()]

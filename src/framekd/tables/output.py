@@ -11,7 +11,17 @@ import pandas as pd
 
 from framekd.files import write_text
 from framekd.tables.build import partial, published_models, significance, step2, table1, table2, teachers
-from framekd.tables.rows import CHECKPOINT_TITLES, CONSTANT, GUESS, MODES, PUBLISHED, Paths, title_of
+from framekd.tables.rows import (
+    CHECKPOINT_TITLES,
+    CONSTANT,
+    GUESS,
+    MODES,
+    PUBLISHED,
+    TASKS,
+    WITHOUT_PENALTY,
+    Paths,
+    title_of,
+)
 
 MINIATURE_NOTE = (
     "This run used the embedded miniature, not AudioSet, and small models: the published numbers stand beside ours "
@@ -134,6 +144,10 @@ def latex(frame: pd.DataFrame, *, title: str, label: str, notes: Iterable[str] =
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
+OWN_SCORES = {True: "PSDS1 with and without the variance penalty", False: "onset F-measure at 50 ms"}
+"""Score of a further task, by whether it has a value without the penalty."""
+
+
 def notes_of(frame: pd.DataFrame, *, miniature: bool) -> list[str]:
     """Notes below a table of a run."""
     reading = "Each cell: mean ± sample standard deviation (published value, difference)."
@@ -144,7 +158,10 @@ def own_notes(frame: pd.DataFrame) -> list[str]:
     """What has to be said of the further values and rows of a table."""
     if "checkpoint" not in frame:
         return [SUBSETS_NOTE] if "mean_unheard" in frame else []
-    return TABLE2_NOTES if (frame["mode"] == CONSTANT).any() else TABLE2_NOTES[:1]
+    notes = TABLE2_NOTES if (frame["mode"] == CONSTANT).any() else TABLE2_NOTES[:1]
+    own = frame[~frame["task"].isin(TASKS)].groupby("task", sort=False)[f"mean_{WITHOUT_PENALTY}"]
+    psds1 = own.apply(lambda values: values.notna().any())
+    return [*notes, *(f"{task}: {OWN_SCORES[bool(flag)]}, of this site." for task, flag in psds1.items())]
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from framekd.config import UserError
+from framekd.config import PAPER_TASKS, UserError
 
 AVERAGE = "average"
 ENSEMBLE = "ensemble"
@@ -19,7 +19,7 @@ SETTING_TITLES = {
     "without_rnn": "without RNN",
     "without_step2": "without Step 2",
 }
-TASKS = ("DESED", "DC16-T2", "MAESTRO")
+TASKS = PAPER_TASKS
 MODES = {"frozen": "frozen", "finetune": "fine-tuned"}
 CHECKPOINT_TITLES = {"untrained": "untrained", "step1": "Step 1", "step2": "Step 2", "full": "full"}
 CONSTANT = "constant"

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 
 from framekd.checkpoints import load_encoder, read_spec
-from framekd.config import Task, TrainRecipe, UserError
+from framekd.config import OwnTask, Task, TrainRecipe, UserError
 from framekd.data import Loader, MixedLoader, windows
 from framekd.files import sha256_of, write_json, write_text
 from framekd.inference import batch_logits, default_device
 from framekd.models import FrameModel, build_model, switches
-from framekd.tasks import desed, frozen, hear
+from framekd.tasks import desed, frozen, hear, own
 from framekd.tasks.problem import Part, Problem, Run, join_crops, share_of
 from framekd.train import Objective, RunOptions, fit, torch_generator
 
@@ -35,12 +35,12 @@ def load(task: str, options: Task) -> Problem:
     Raises:
         UserError: there is no such task or folder, or the data are not in the layout of the task.
     """
-    if task not in TASKS:
+    if task not in TASKS and not isinstance(options, OwnTask):
         raise UserError(f"there is no task {task!r}; the tasks are {', '.join(TASKS)}")
     root = Path(options.data)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder with the data of {task}; write downstream: {{{task}: {{data: …}}}}")
-    return TASKS[task](root, options)
+        raise UserError(f"{root}: no such folder with the data of {task}; correct the key `data` of the task")
+    return own.load(task, root, options) if isinstance(options, OwnTask) else TASKS[task](root, options)
 
 
 def run(
@@ -62,7 +62,7 @@ def run(
     first unfinished run.
 
     Args:
-        task: "DESED", "DC16-T2" or "MAESTRO".
+        task: "DESED", "DC16-T2", "MAESTRO", or the name of a further task, whose options are an `OwnTask`.
         checkpoint_dir: checkpoint directory whose encoder is used.
         checkpoint: name of this checkpoint in the table: "untrained", "step1", "step2" or "full".
         out_csv: where the table is written.
