@@ -8,7 +8,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from training_runs import CLASSES, FRAMES, SIZES, Soft, clips, run
 
-from framekd.config import Recipe
+from framekd.commands.doctor import _memory
+from framekd.config import Config, Recipe
 from framekd.data import Loader
 from framekd.models import build_model
 from framekd.train import Objective, RunOptions, Stopped, fit, torch_generator
@@ -108,6 +109,17 @@ def test_parts_take_the_random_decisions_of_the_whole_batch(name):
         other = found[1][key]
         assert (value is None) is (other is None), key
         assert value is None or torch.allclose(value, other, rtol=1e-4, atol=1e-6), key
+
+
+def test_doctor_shows_the_memory_of_each_training_and_what_does_not_fit(capsys):
+    small = Config.model_validate({"models": ["ATST-F"], "sizes": {"ATST-F": {"width": 24, "depth": 1, "heads": 2}}})
+    assert _memory(small, 80.0) == []
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.endswith("accumulate on 80 GiB")
+    assert [row.split()[:3] + row.split()[5:] for row in rows] == [
+        ["ATST-F", stage, "256", "1"] for stage in ("student", "teacher", "step2")
+    ]
+    assert all(0 < float(row.split()[4]) < float(row.split()[3]) for row in rows)
 
 
 def exhausted(at, calls=None):
