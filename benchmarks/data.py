@@ -20,7 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -114,7 +116,7 @@ def audio(folder: Path, n: int) -> list[tuple]:
     for encoding in ("pcm", "flac"):
         path = folder / f"{encoding}.h5"
         clips = (StoredClip(name, 30_000, wave) for name, wave in zip(names, samples))
-        writing = cpu(lambda path=path, clips=clips, e=encoding: write_shard(path, clips, encoding=e), repeats=1)
+        writing = cpu(partial(write_shard, path, clips, encoding=encoding), repeats=1)
         made[encoding] = strong_set([path], labels, classes)
         gatherer, zeros = Cutter(made[encoding]).gatherer, np.zeros(n, np.int64)
 
@@ -197,7 +199,8 @@ def student(folder: Path, clips, n: int, batch_size: int = 256) -> list[tuple]:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(gather, (0, 1)))
 
-    gather(), gather(1)
+    gather()
+    gather(1)
     host, made = [], []
     for _ in range(3):  # in turn, so that other work on the machine slows both
         host.append(cpu(gather, repeats=1))
@@ -250,7 +253,9 @@ def planning(folder: Path, n_weak: int) -> list[tuple]:
             offset = {"balanced_train": 0, "unbalanced_train": 10**7, "eval": 2 * 10**7}[name]
             for i, (a, b) in enumerate(rng.integers(0, 527, (n, 2)).tolist()):
                 file.write(f'{offset + i:011d}, 30.000, 40.000, "{weak.mids[a]},{weak.mids[b]}"\n')
-    options = dict(weak_splits=("balanced_train", "unbalanced_train"), expected_classes=(447, 416, 407), shards=200)
+    options: dict[str, Any] = dict(
+        weak_splits=("balanced_train", "unbalanced_train"), expected_classes=(447, 416, 407), shards=200
+    )
     out = folder / "clips.tsv"
     more = f"{n_weak:,} clips of AudioSet Weak"
     return [
@@ -267,6 +272,11 @@ def planning(folder: Path, n_weak: int) -> list[tuple]:
     ]
 
 
+def _decode(path: Path) -> None:
+    for _ in range(20):
+        decode(path, 5, 10)
+
+
 def decoding(folder: Path) -> list[tuple]:
     """Decoding, resampling and cutting of a downloaded clip."""
     rows = []
@@ -274,7 +284,7 @@ def decoding(folder: Path) -> list[tuple]:
         path = folder / f"d.{suffix}"
         noise = ["-f", "lavfi", "-i", "anoisesrc=d=20:r=48000:c=pink:a=0.3", "-ac", "2"]
         subprocess.run([ffmpeg_path(), "-loglevel", "error", "-y", *noise, "-c:a", codec, path], check=True)
-        cost = children(lambda path=path: [decode(path, 5, 10) for _ in range(20)]) / 20
+        cost = children(partial(_decode, path)) / 20
         rows.append((f"20 s of stereo {suffix} to a 10-s clip, ms", 1000 * cost, None))
     return rows
 

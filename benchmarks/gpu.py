@@ -19,9 +19,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -94,6 +94,10 @@ def soft_file(path: Path, clips: ClipSet) -> SoftLabels:
     return SoftLabels(path, clips.classes)
 
 
+Place = Literal["host", "device"]
+PLACES: tuple[Place, ...] = ("host", "device")
+
+
 class Case:
     """One model in one stage.
 
@@ -112,7 +116,7 @@ class Case:
         sequence = "bigru" if kind == "teacher" else None
         self.model = build_model(name, n_classes=len(clips.classes), sequence_model=sequence, sizes=given.sizes)
         self.model.init_weights(torch_generator(0)).to(given.device)
-        more = {"lr": 1e-5, "seed": 0, "total": 100_000, "world": World(), "clock": lambda part: None}
+        more: dict[str, Any] = {"lr": 1e-5, "seed": 0, "total": 100_000, "world": World(), "clock": lambda part: None}
         self.step, self.device = _Step(self.model.train(), self.recipe, self.goal, None, **more), given.device
 
     def alone(self) -> Callable[[], int]:
@@ -131,7 +135,7 @@ class Case:
 
         return run
 
-    def whole(self, audio_on: str) -> Iterator[int]:
+    def whole(self, audio_on: Place) -> Generator[int]:
         """Whole steps, one after the other."""
         loader = Loader(self.clips, self.recipe, seed=0, soft=self.soft, audio_on=audio_on)
         for number, batch in enumerate(loader.batches(0, 100_000, device=self.device, rows=World().rows)):
@@ -171,7 +175,7 @@ def _measure(case: Case, given: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"alone": rate(case.alone(), device, seconds)}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    for place in ("host", "device"):
+    for place in PLACES:
         steps = case.whole(place)
         energy = _energy_counter(device)
         before, since = energy() if energy else 0.0, time.perf_counter()

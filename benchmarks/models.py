@@ -45,8 +45,9 @@ class Peer:
     def __init__(self, name: str, sequence_model: str | None) -> None:
         module, kind, width = PEER[name]
         if name == "fPaSST":
-            importlib.import_module("models.frame_passt.vit_helpers").load_pretrained = lambda *a, **k: None
-            stem = importlib.import_module("models.frame_passt.fpasst")
+            helpers: Any = importlib.import_module("models.frame_passt.vit_helpers")
+            stem: Any = importlib.import_module("models.frame_passt.fpasst")
+            helpers.load_pretrained = lambda *a, **k: None
             stem.first_RUN = False
             if hasattr(stem, "load_pretrained"):
                 stem.load_pretrained = lambda *a, **k: None
@@ -105,7 +106,7 @@ def steps(side: Ours | Peer, waveform: torch.Tensor, autocast: Callable[[], Any]
     return {"front end": frontend, "forward": forward, "forward + backward": training}
 
 
-def seconds_of(step: Callable[[], None], device: torch.device, clock: Callable[[], float]) -> float:
+def seconds_of(step: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = clock()

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from framekd.augment import augment
-from framekd.config import MODELS, SIZES, Augment, Config, Recipe
+from framekd.config import MODELS, SIZES, Augment, Config, Recipe, TrainRecipe
 from framekd.data import Arrays, Loader
 from framekd.data.clips import labelled
 from framekd.labels import ClassList
@@ -89,8 +89,9 @@ def time_augmentation(theirs, *, batch: int, device: str, repeat: int) -> None:
     """Milliseconds per batch of each operation alone and of the teacher's whole chain."""
     print(f"\naugmentation of {batch} clips with 447 classes on {device}, ms per batch")
     print(f"{'':14s}{'operation':14s}{'ours':>10s}" + (f"{'theirs':>10s}{'ratio':>8s}" if theirs else ""))
-    chains = {name: Augment(**{name: 0.125 if name == "frame_shift" else 1.0}) for name in TEACHER if name != "wavmix"}
-    chains["all"] = Augment(**{**{name: 1.0 for name in chains}, "frame_shift": 0.125})
+    most = {name: 0.125 if name == "frame_shift" else 1.0 for name in TEACHER if name != "wavmix"}
+    chains = {name: Augment.model_validate({name: value}) for name, value in most.items()}
+    chains["all"] = Augment.model_validate(most)
     rng = np.random.default_rng(0)
     for model in ("BEATs",):  # 128 bins, as three of the five
         mel = torch.randn(batch, 1, *MELS[model], device=device)
@@ -154,6 +155,7 @@ def their_step(peer, clips, recipe: Recipe, options) -> float:
     warp, seconds = theirs.RandomResizeCrop((1, 1.0), time_scale=(1.0, 1.0)), []
     for batch in Loader(clips, recipe, seed=0).batches(0, recipe.steps()):
         batch = batch.to(options.device)
+        assert batch.frame_labels is not None
         labels = batch.frame_labels.double()
         soft = torch.zeros_like(labels)
 
@@ -177,7 +179,7 @@ def time_steps(options) -> None:
     clips = noise(max(2 * options.batch, 16), options.classes)
     recipe = Recipe(
         epochs=1, epoch_clips=options.batch * (options.steps + 1), batch_size=options.batch, warmup_steps=1,
-        sampler="balanced", augment=TEACHER, compile=options.compile,
+        sampler="balanced", augment=Augment.model_validate(TEACHER), compile=options.compile,
     )  # fmt: skip
     print(f"\na teacher's step, batch {options.batch}, {options.device}, {torch.get_num_threads()} threads; ms")
     print(f"{'':8s}" + "".join(f"{part:>11s}" for part in PARTS) + f"{'outside':>10s}{'clips/s':>9s}", end="")
@@ -216,7 +218,7 @@ def work_of(name: str, config: Config) -> dict[str, float]:
     teachers = {config.teachers_of(setting) for setting in config.settings} - {None}
     for setting in config.settings:
         resolved, runs = config.setting(setting), len(config.seeds)
-        if setting in teachers:
+        if setting in teachers and resolved.teacher is not None:
             flops = rnn if resolved.teacher.sequence_model else plain
             work["teachers"] += runs * clips_of(resolved.teacher.recipe) * flops
         if resolved.student is not None:
@@ -256,12 +258,12 @@ def step_ratio(name: str, options) -> float:
     """Time of the authors' step over ours: students on this machine, the teacher's augmentation on both sides."""
     clips = noise(16, options.classes)
     recipe = Recipe(epochs=1, epoch_clips=options.batch * (options.steps + 1), batch_size=options.batch,
-                    warmup_steps=1, augment=TEACHER)  # fmt: skip
+                    warmup_steps=1, augment=Augment.model_validate(TEACHER))  # fmt: skip
     peer = importlib.import_module("models_benchmark").Peer(name, options.sequence_model)
     return their_step(peer, clips, recipe, options) / sum(our_step(name, clips, recipe, options).values())
 
 
-def clips_of(recipe: Recipe) -> int:
+def clips_of(recipe: TrainRecipe) -> int:
     """Clips that one training sees."""
     return recipe.epochs * recipe.epoch_clips
 
@@ -271,6 +273,7 @@ def load_peer(path: str) -> None:
     here = str(Path(__file__).resolve().parent)  # it holds models.py, which is called as the peer's package is
     sys.path[:] = [str(Path(path).resolve()), *(p for p in sys.path if p != here)]
     spec = importlib.util.spec_from_file_location("models_benchmark", Path(__file__).with_name("models.py"))
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["models_benchmark"] = module
     spec.loader.exec_module(module)

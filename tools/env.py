@@ -58,7 +58,7 @@ def make(*options: str) -> None:
     STAMP.unlink(missing_ok=True)
     if not (starts("python") and starts("uv")):
         bootstrap()
-    uv = [VENV / "bin" / "uv", "pip"]
+    uv = [str(VENV / "bin" / "uv"), "pip"]
     run(*uv, "sync", "--quiet", "--compile-bytecode", *options, ROOT / "requirements.lock")
     run(*uv, "install", "--quiet", "--no-deps", "--no-build-isolation", "-e", ROOT)
     link_ffmpeg()

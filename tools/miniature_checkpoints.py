@@ -93,7 +93,7 @@ def synthetic(kind: str, rng: np.random.Generator) -> np.ndarray:
         x = partials(pitch, 1, 1) * np.exp(-ramp * period / rng.uniform(0.03, 0.15))
     elif kind == "clang":
         modes = ((1, 1), (1.48, 0.5), (2.76, 0.6), (5.4, 0.3))
-        x = sum(a * partials(pitch * ratio, 1, 1) for ratio, a in modes if pitch * ratio < 7500)
+        x = sum((a * partials(pitch * ratio, 1, 1) for ratio, a in modes if pitch * ratio < 7500), np.zeros(len(time)))
         x = x * np.exp(-time / rng.uniform(0.3, 1.2))
     elif kind == "crackle":
         x = np.zeros(len(time))
@@ -177,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    seed = load_files(ROOT / "config/demo.yaml").miniature.seed
+    miniature = load_files(ROOT / "config/demo.yaml").miniature
+    assert miniature is not None
+    seed = miniature.seed
     waves, labels = scenes(pool(seed), options.scenes, seed)
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.models:

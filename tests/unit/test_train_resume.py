@@ -113,6 +113,28 @@ def test_divergence_names_step_and_clips_and_keeps_the_last_good_state(tmp_path)
         assert all(state.get_tensor(name).isfinite().all() for name in state.keys())  # noqa: SIM118
 
 
+@pytest.mark.parametrize("at", [STEPS, 6])
+def test_weights_that_diverge_in_the_last_step_or_before_a_state_is_saved_are_refused(at, tmp_path, monkeypatch):
+    """The loss of the step is finite, its update is not; a state with such weights could not be continued."""
+    plain, calls = torch.optim.Adam.step, []
+
+    def step(self, *rest):
+        calls.append(1)
+        out = plain(self, *rest)
+        if len(calls) == at:
+            self.param_groups[0]["params"][0].data.view(-1)[0] = float("inf")
+        return out
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(
+        Diverged, match=rf"^the weights are not finite after step {at} of {STEPS}; [^\n]*learning rate$"
+    ):
+        run("student", tmp_path, save_steps=3)
+    assert not (tmp_path / "model.safetensors").exists()
+    with safe_open(tmp_path / ".resume" / "state.safetensors", "pt") as state:
+        assert json.loads(state.metadata()["progress"])["step"] == (18 if at == STEPS else 3)
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_kill_in_the_middle_of_a_save_costs_only_the_steps_since_the_last(count, tmp_path):
     alone, killed = tmp_path / "alone", tmp_path / "killed"

@@ -26,6 +26,14 @@ def add(commands: Any) -> None:
     out = commands.add_parser("doctor", help="check the environment and the configured data before a long run")
     out.set_defaults(run=doctor)
     out.add_argument("--configfile", nargs="+", default=[], help="differences from config/config.yaml")
+    out.add_argument(
+        "--memory",
+        nargs="?",
+        type=float,
+        const=0.0,
+        metavar="GIB",
+        help="count the GPU memory of every training, in about a minute; for a GPU of GIB, or the one that is here",
+    )
     out.add_argument("targets", nargs="*", metavar="TARGET", help="what you will ask Snakemake for (all of it)")
 
 
@@ -46,6 +54,8 @@ def doctor(given: argparse.Namespace) -> int:
         found += [sources.locate(sentence) for sentence in _checkpoints(config)]
         found += [*_environment(config), *_disk(config, sources)]
         print(*_machine(config), sep="\n")
+        if given.memory is not None:
+            found += _memory(config, given.memory)
     for sentence in found:
         print(f"- {sentence}")
     print("framekd doctor: " + (f"{len(found)} problems" if found else "nothing is in the way"))
@@ -85,6 +95,26 @@ def _machine(config: Config) -> Iterator[str]:
     for folder, needed in _needed(config).items():
         free = shutil.disk_usage(_existing(folder)).free / 1e9
         yield f"disk of {folder}: {free:,.0f} GB free, about {needed:,.0f} GB still needed"
+
+
+def _memory(config: Config, gib: float) -> list[str]:
+    """Print the memory of each training, and return what does not fit into a GPU of `gib` (0: the one that is here)."""
+    import torch
+
+    from framekd.train.footprint import survey
+
+    size = int(gib * 2**30)
+    if not size and torch.cuda.is_available():
+        size = torch.cuda.get_device_properties(0).total_memory
+    print("model    stage     batch  peak GiB  of it fixed  accumulate" + (f" on {size / 2**30:g} GiB" if size else ""))
+    out = []
+    for name, stage, recipe, found, parts in survey(config, size or None):
+        peak, fixed = found.peak / 2**30, (found.kept + found.batches) / 2**30
+        shown = f"{name:<8} {stage:<8} {recipe.batch_size:>6} {peak:>9.2f} {fixed:>12.2f}"
+        print(f"{shown}  {'does not fit' if parts is None else parts}", flush=True)
+        if parts is None:
+            out.append(f"{stage} {name}: {peak:.2f} GiB are needed clip by clip; take a larger GPU")
+    return out
 
 
 def _driver() -> str:

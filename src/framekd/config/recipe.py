@@ -132,7 +132,7 @@ class TrainRecipe(HeadRecipe):
         True, "balanced sampler: draw with replacement; without, weights act only in sets far larger than an epoch"
     )
     compile: bool = field(False, "torch.compile the model")
-    accumulate: int = field(1, "micro-batches per step, to fit the memory", ge=1)
+    accumulate: int = field(1, "least micro-batches per step; more where a GPU's memory is too small", ge=1)
     ema: float | None = field(
         None, "decay of an exponential moving average of the weights, which is validated and kept", gt=0, lt=1
     )

@@ -52,6 +52,7 @@ class Loader:
         soft: soft labels, for distillation.
         audio_on: where the audio and the soft labels of the set are kept: see :func:`framekd.data.resident.choose`.
     Attributes:
+        n_frames: length of a cut in label frames.
         steps_per_epoch: optimiser steps of an epoch.
         steps: optimiser steps of the whole training.
     Raises:
@@ -71,7 +72,7 @@ class Loader:
         if len(clips) == 0:
             raise ValueError("a loader needs at least one clip")
         self.clips, self.recipe, self.seed, self.soft_source = clips, recipe, seed, soft
-        self.cutter, self.audio_on = Cutter(clips, n_frames, soft=soft), audio_on
+        self.cutter, self.audio_on, self.n_frames = Cutter(clips, n_frames, soft=soft), audio_on, n_frames
         self.steps_per_epoch = -(-recipe.epoch_clips // recipe.batch_size)
         self.steps = recipe.epochs * self.steps_per_epoch
         self._slack = np.maximum(clips.samples // FRAME_SAMPLES - n_frames, 0)
@@ -176,7 +177,7 @@ class MixedLoader:
     def __init__(self, loaders: Sequence[Loader]) -> None:
         self.loaders = list(loaders)
         self.steps_per_epoch = self.loaders[0].steps_per_epoch
-        self.steps = self.loaders[0].steps
+        self.steps, self.n_frames = self.loaders[0].steps, self.loaders[0].n_frames
 
     def gather(self, step: int, rows: Rows = _all, *, pin: bool = False) -> list[Gathered]:
         """As :meth:`Loader.gather`, of each loader; the rows are those of the joined batch."""
@@ -210,8 +211,12 @@ class MixedLoader:
 
 
 def feed(loader: Any, start: int, stop: int, device: torch.device, rows: Rows, prefetch: int) -> Iterator[Batch]:
-    """Batches of a loader. A GPU gets the bytes of the next one while it computes."""
+    """Batches of a loader. What it keeps on the device is loaded now; the bytes of a batch while a GPU computes."""
     loader.move(device)
+    return _fed(loader, start, stop, device, rows, prefetch)
+
+
+def _fed(loader: Any, start: int, stop: int, device: torch.device, rows: Rows, prefetch: int) -> Iterator[Batch]:
     if device.type != "cuda":  # one thread makes whole batches
         yield from prefetched(lambda step: loader.batch(step, device=device, rows=rows), start, stop, min(1, prefetch))
         return

@@ -98,20 +98,21 @@ class FrameModel(nn.Module):
         return self.encoder.frontend(waveform, generator=self._draws(generator))
 
     def encode(
-        self, mel: Float[Tensor, "batch 1 bins frames"], *, generator: torch.Generator | None = None
+        self, mel: Float[Tensor, "batch 1 bins frames"], *, generator: torch.Generator | None = None, part: int = 0
     ) -> Float[Tensor, "batch length width"]:
         """Compute the encoder's sequence.
 
         In training mode all random numbers (BEATs' dropout and layerdrop, fPaSST's position window) come from
         `generator`, else from `self.generator`. With neither there is no dropout, and the model warns once. The
-        states of torch's global generators do not change.
+        states of torch's global generators do not change. Parts of one batch have equal generators and another `part`
+        each: then layerdrop and windows are those of the batch, and dropout is of the part.
         """
         generator = self._draws(generator)
         if generator is None:
             if self.training and self.encoder.random:
                 self._warn_once()
             return self.encoder(mel)
-        with seeded_from(generator, mel.device):
+        with seeded_from(generator, mel.device, part):
             return self.encoder(mel, generator=generator)
 
     def align(
@@ -136,9 +137,10 @@ class FrameModel(nn.Module):
         *,
         n_frames: int | None = None,
         generator: torch.Generator | None = None,
+        part: int = 0,
     ) -> Float[Tensor, "batch time width"]:
         """Compute the aligned sequence, the input of `classify`; a frozen encoder can cache it."""
-        seq = self.encode(mel, generator=generator)
+        seq = self.encode(mel, generator=generator, part=part)
         return self.align(seq, n_frames=self.n_frames(mel) if n_frames is None else n_frames)
 
     # -- equations (2) and (3) ---------------------------------------------------------------------------------
@@ -176,6 +178,7 @@ class FrameModel(nn.Module):
         *,
         n_frames: int | None = None,
         generator: torch.Generator | None = None,
+        part: int = 0,
         outputs: str | None = None,
     ) -> tuple[Float[Tensor, "batch classes time"], Float[Tensor, "batch clip_classes"]]:
         """Compute frame and clip predictions of a spectrogram.
@@ -183,10 +186,11 @@ class FrameModel(nn.Module):
         Args:
             mel: output of `frontend`.
             n_frames: frames of the output; None means the clip's duration (250 for 10 s).
-            generator: random numbers in training mode; see `encode`.
+            generator, part: random numbers in training mode; see `encode`.
             outputs: "logits" or "probabilities"; see `classify`.
         """
-        return self.classify(self.features(mel, n_frames=n_frames, generator=generator), outputs=outputs)
+        features = self.features(mel, n_frames=n_frames, generator=generator, part=part)
+        return self.classify(features, outputs=outputs)
 
     # -- initialisation, groups, specification -----------------------------------------------------------------
 
@@ -300,12 +304,12 @@ def attention_pool(
 
 
 @contextlib.contextmanager
-def seeded_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+def seeded_from(generator: torch.Generator, device: torch.device, part: int = 0) -> Iterator[None]:
     """Seed torch's default generators (CPU and `device`) with one draw from `generator`; restore them on exit.
 
-    Dropout can only draw from the default generators.
+    Dropout can only draw from the default generators. Another `part` is another seed.
     """
-    seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+    seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device)) + part
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)

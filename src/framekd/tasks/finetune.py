@@ -277,6 +277,7 @@ class HeadsOnly(nn.Module):
         features: Float[Tensor, "batch 1 frames width"],
         *,
         generator: torch.Generator | None = None,
+        part: int = 0,
         outputs: str | None = None,
     ) -> tuple[Tensor, Tensor]:
         return self._whole[0].classify(features.squeeze(1), outputs=outputs)

@@ -15,12 +15,10 @@ Not counted: the CUDA context (about 0.5 GB), workspaces of kernels, and memory 
 from __future__ import annotations
 
 import copy
-import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -34,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 
 from framekd.config import Config, Teacher, TrainRecipe
 from framekd.data import Batch
-from framekd.models import FrameModel, build_model, mel
+from framekd.models import FrameModel, beats, build_model, mel
 from framekd.models.beats import GatedAttention
 from framekd.train.objectives import Objective
 from framekd.train.parallel import World
@@ -79,12 +77,17 @@ def footprint(
     """
     from framekd.train.loop import HALF, _Step  # the loop imports this module
 
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, ExitStack() as changed:
+    recipe = recipe.model_copy(update={"compile": False, "keep_spectrograms": False})
+    with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as changed:
         # Filters that are drawn anew would be computed by the host, without memory of the device.
         changed.enter_context(mock.patch.object(mel.EmphasisMel, "filters", lambda front_end, _: front_end.banks))
+        # The cache would keep a fake tensor for later trainings.
+        uncached = beats.relative_buckets.__wrapped__
+        changed.enter_context(mock.patch.object(beats, "relative_buckets", uncached))
         changed.enter_context(_Host())
-        model = _faked(model, mode)
-        step = _Step(model, recipe, objective, None, lr=1e-4, seed=0, total=1, world=World(), clock=lambda part: None)
+        model = _faked(model)
+        more: dict[str, Any] = {"lr": 1e-4, "seed": 0, "total": 1, "clock": lambda part: None}
+        step = _Step(model, recipe, objective, None, world=World(alone=True), **more)
         step.optimiser.step = lambda *_, **__: None  # type: ignore[method-assign,assignment]
         if gpu:
             step.half = HALF.get(recipe.precision)
@@ -111,14 +114,14 @@ def fitting(
     return None
 
 
-def survey(config: Config, memory: int | None = None) -> Iterator[tuple[str, str, Footprint, int | None]]:
+def survey(config: Config, memory: int | None = None) -> Iterator[tuple[str, str, TrainRecipe, Footprint, int | None]]:
     """Count the trainings of a configuration, a few seconds each.
 
     Args:
         memory: bytes of a GPU; None is unlimited.
     Yields:
-        Model, stage, its footprint, and the `accumulate` that fits into `memory`. If none fits, it is None, and the
-        footprint is that of the recipe.
+        Model, stage, its recipe, its footprint, and the `accumulate` that fits into `memory`. If none fits, it is
+        None, and the footprint is that of single clips.
     """
     for name in config.models:
         for stage, block in (("student", config.student), ("teacher", config.teacher), ("step2", config.step2)):
@@ -129,33 +132,21 @@ def survey(config: Config, memory: int | None = None) -> Iterator[tuple[str, str
                 rnn = block.sequence_model
             sizes = {**config.sizes.get("all", {}), **config.sizes.get(name, {})}
             model = build_model(name, n_classes=classes, sequence_model=rnn, sizes=sizes)
-            found = None if memory is None else fitting(model, recipe, goal, memory)
-            if found is not None:
-                yield name, stage, found[1], found[0]
+            if memory is None:
+                yield name, stage, recipe, footprint(model, recipe, goal), recipe.accumulate
+            elif found := fitting(model, recipe, goal, memory):
+                yield name, stage, recipe, found[1], found[0]
             else:
-                yield name, stage, footprint(model, recipe, goal), None if memory else recipe.accumulate
+                alone = recipe.model_copy(update={"accumulate": recipe.batch_size})
+                yield name, stage, recipe, footprint(model, alone, goal), None
 
 
 def main() -> None:
-    """Print the table of docs/performance.md; the memory of a GPU in GiB may be given."""
-    memory = int(float(sys.argv[1]) * 2**30) if len(sys.argv) > 1 else None
-    print("| model | stage | kept | batches | step | peak | accumulate |\n|---|---|---|---|---|---|---|", flush=True)
-    for name, stage, found, parts in survey(Config(), memory):
+    """Print the table of docs/performance.md."""
+    print("| model | stage | kept | batches | step | peak |\n|---|---|---|---|---|---|", flush=True)
+    for name, stage, _, found, _ in survey(Config()):
         sizes = " | ".join(f"{size / 2**30:.1f}" for size in (found.kept, found.batches, found.step, found.peak))
-        print(f"| {name} | {stage} | {sizes} | {parts or 'does not fit'} |", flush=True)
-
-
-def out_of_memory(
-    directory: Path, step: int, total: int, recipe: TrainRecipe, device: torch.device, *, saved: bool
-) -> str:
-    """What to say when the memory of a device was too small, with the line that helps."""
-    more = next((n for n in range(recipe.accumulate + 1, recipe.batch_size) if recipe.batch_size % n == 0), None)
-    advice = f"write recipe: {{accumulate: {more}}}" if more else "take a device with more memory"
-    state = f"saved after step {step} of {total}" if saved else "the last saved state is kept"
-    return (
-        f"the memory of {device} is too small for batches of {recipe.batch_size} clips in {recipe.accumulate} parts; "
-        f"{state}: {directory}; {advice} and start the run again, it continues"
-    )
+        print(f"| {name} | {stage} | {sizes} |", flush=True)
 
 
 def _batch(model: FrameModel, recipe: TrainRecipe, objective: Objective, frames: int) -> tuple[Batch, int]:
@@ -179,13 +170,13 @@ def _batch(model: FrameModel, recipe: TrainRecipe, objective: Objective, frames:
     return batch, int(2 * cuts * (size * samples + (zeros(shape).numel() if distils else 0)))
 
 
-def _faked(model: FrameModel, mode: FakeTensorMode) -> FrameModel:
-    """A copy of a model with fake weights."""
+def _faked(model: FrameModel) -> FrameModel:
+    """A copy of a model with fake weights; to be called within a fake mode."""
+    memo: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+        memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
     with unset_fake_temporarily():
-        memo: dict[int, Any] = {}
-        for tensor in [*model.parameters(), *model.buffers()]:
-            fake = mode.from_tensor(tensor.detach())
-            memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
         return copy.deepcopy(model, memo).train()
 
 

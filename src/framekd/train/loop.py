@@ -21,15 +21,18 @@ from framekd.data import Batch
 from framekd.inference import HALF, default_device
 from framekd.memory import keep_freed_memory
 from framekd.optim import build_optimiser, factor, set_rate
-from framekd.train.footprint import out_of_memory
 from framekd.train.log import Log, Meter, trackers
 from framekd.train.objectives import Objective
 from framekd.train.parallel import World
+from framekd.train.parts import allocated, available, more_parts, out_of_memory, parts_for
 from framekd.train.seeds import numpy_generator, torch_generator
-from framekd.train.state import Average, Progress, RunFolder, Stopped, digest, trained
+from framekd.train.state import Average, Diverged, Progress, RunFolder, Stopped, digest, finite, trained
 
 Forward = Callable[[nn.Module, Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
-"""``forward(model, mel, generator)``: frame logits [batch, classes, frames] and clip logits [batch, classes]."""
+"""``forward(model, mel, generator)``: frame logits [batch, classes, frames] and clip logits [batch, classes].
+
+The parts of a batch get equal generators.
+"""
 
 
 BETTER = 0.98
@@ -112,6 +115,7 @@ class RunOptions:
         save_minutes: minutes between saved states.
         save_steps: steps between saved states, besides.
         tracking: where the history is shown.
+        memory: bytes that the training can have; None is what is free on a GPU, and no limit on a CPU.
         clock: called with the name of each part of a step when it is done (for benchmarks).
     """
 
@@ -121,6 +125,7 @@ class RunOptions:
     save_minutes: float = 10.0
     save_steps: int | None = None
     tracking: Tracking | None = None
+    memory: int | None = None
     clock: Callable[[str], None] = field(default=lambda part: None)
 
 
@@ -223,7 +228,15 @@ def fit(
             model.train()
             return metrics
 
+        def check() -> None:
+            if not finite(model):
+                raise Diverged(
+                    f"the weights are not finite after step {done.step} of {total}; the last good state is kept in "
+                    f"{folder.folder}: lower the learning rate"
+                )
+
         def save() -> None:
+            check()
             done.scaler = step.scaler.state_dict()
             folder.save(model, step.optimiser, done, average=step.average.weights, best=best.weights)
 
@@ -236,12 +249,20 @@ def fit(
                 meter.read(done)
             kept = world.main and step.whole
             if kept:
+                done.parts = more_parts(recipe.batch_size, step.parts)
                 save()
-            why = out_of_memory(directory, done.step, total, recipe, device, saved=kept)
+            why = out_of_memory(directory, done.step, total, recipe.batch_size, step.parts, device, saved=kept)
             raise (Stopped(why) if world.size == 1 else UserError(why)) from error
 
         leaving.push(leave_when_full)
-        for batch in loader.batches(done.step, total, device=device, rows=world.rows):
+        before = allocated(device)
+        batches = loader.batches(done.step, total, device=device, rows=world.rows)
+        memory = options.memory or available(device, beside=allocated(device) - before)
+        step.parts = max(step.parts, done.parts)
+        if memory is not None and forward is None:
+            counted = parts_for(memory, model, loader, recipe, objective, processes=world.size) if world.main else 1
+            step.parts = world.max(max(step.parts, counted))
+        for batch in batches:
             loss, rate = step(done.step, batch)
             done.step += 1
             ended = done.step == total
@@ -281,6 +302,7 @@ def fit(
         meter.read(done)
         step.average.swap()
         kept = best.restore(done)
+        check()
         result = Fit(done.history, done.step, kept, meter.provenance(done))
         model.eval()
         if world.main:
@@ -296,6 +318,7 @@ class _Step:
     """One optimiser step: front end, augmentation, forward and backward pass, update.
 
     Attributes:
+        parts: in how many parts a batch is computed.
         whole: whether weights, optimiser and average are those of one step; false within an update.
     """
 
@@ -315,6 +338,7 @@ class _Step:
         self.model, self.recipe, self.objective = model, recipe, objective
         self.lr, self.seed, self.total, self.world, self.clock = lr, seed, total, world, clock
         self.device, self.whole = next(model.parameters()).device, True
+        self.parts = recipe.accumulate
         groups = model.depth_groups() if recipe.layer_decay < 1 else None
         self.optimiser = build_optimiser(model, recipe, lr=lr, depth_groups=groups)
         self.average = Average(model, recipe.ema)
@@ -338,12 +362,13 @@ class _Step:
         mel, batch = self._spectrograms(step, batch)
 
         loss = torch.zeros((), device=self.device)
-        parts = _parts(rows, self.recipe.accumulate)
+        parts = _parts(rows, self.parts)
         for i, part in enumerate(parts):
-            noise = torch_generator(self.seed, "model", step, self.world.rank, i)
+            # Layerdrop and positions are those of the whole batch, however it is divided; dropout is of each part.
+            noise = torch_generator(self.seed, "model", step, 0, 0)
             with self.world.synchronised(self.call, now=i == len(parts) - 1):
                 with self._autocast():
-                    frames, clips = self.call(mel[part], noise)
+                    frames, clips = self.call(mel[part], noise, self.world.rank * size + i)
                 share = (part.stop - part.start) * self.world.size / size
                 value = share * self.objective(frames.float(), clips.float(), batch, part)
                 self.clock("forward")
@@ -401,10 +426,10 @@ class _Call(nn.Module):
         super().__init__()
         self.model, self.function = model, forward
 
-    def forward(self, mel: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def forward(self, mel: Tensor, generator: torch.Generator, part: int) -> tuple[Tensor, Tensor]:
         if self.function is not None:
             return self.function(self.model, mel, generator)
-        return self.model(mel, generator=generator, outputs="logits")
+        return self.model(mel, generator=generator, part=part, outputs="logits")
 
 
 class _Best:

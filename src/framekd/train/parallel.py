@@ -36,10 +36,10 @@ _REPORTED: tuple[type[BaseException], ...] = (Stopped, Diverged, UserError, File
 
 
 class World:
-    """This process among those that train together. Without torch.distributed it is the only one."""
+    """This process among those that train together. Without torch.distributed, or `alone`, it is the only one."""
 
-    def __init__(self) -> None:
-        self.active = dist.is_available() and dist.is_initialized()
+    def __init__(self, *, alone: bool = False) -> None:
+        self.active = not alone and dist.is_available() and dist.is_initialized()
         self.size = dist.get_world_size() if self.active else 1
         self.rank = dist.get_rank() if self.active else 0
         # Small host values go over gloo: over NCCL they would wait for the work that is queued on the GPU.

@@ -51,7 +51,11 @@ class Diverged(RuntimeError):
 
 @dataclass
 class Progress:
-    """How far a run is, beside its tensors."""
+    """How far a run is, beside its tensors.
+
+    Attributes:
+        parts: in how many parts at least the batches are computed, after an exhausted memory.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -60,6 +64,7 @@ class Progress:
     best: float | None = None
     best_step: int | None = None
     worse: int = 0
+    parts: int = 1
     scaler: dict[str, Any] = field(default_factory=dict)
 
 
@@ -174,6 +179,11 @@ def trained(model: nn.Module) -> dict[str, Tensor]:
     """What training changes: parameters that train, and buffers that are part of the weights."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def finite(model: nn.Module) -> bool:
+    """Whether all weights are finite numbers."""
+    return all(bool(value.isfinite().all()) for value in trained(model).values())
 
 
 def digest(model: nn.Module, about: Mapping[str, Any]) -> str:
