@@ -18,14 +18,19 @@ from types import SimpleNamespace
 from framekd import lease
 lease.STALE = 5.0
 from framekd.pipeline import job_log
-job = SimpleNamespace(rule="r", log=["logs/r.log"], threads=1, params=SimpleNamespace(job={}), input=[], output=[])
+job = SimpleNamespace(
+    rule="r", log=["logs/r.log"], threads=1, resources={}, params=SimpleNamespace(job={}), input=[], output=[]
+)
 with job_log(job, resumes=len(sys.argv) > 3):
     print("begins", sys.argv[1], flush=True)
     Path("began").touch()
     time.sleep(float(sys.argv[2]))
     if sys.argv[1].startswith("leaves"):
-        from framekd.train import Stopped
-        raise Stopped(sys.argv[1].partition(":")[2])
+        class Stopped(SystemExit):
+            def __str__(self):
+                return sys.argv[1].partition(":")[2]
+
+        raise Stopped(75)
     print("ends", sys.argv[1], flush=True)
 """
 

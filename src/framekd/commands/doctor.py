@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
     out = commands.add_parser("doctor", help="check the environment and the configured data before a long run")
     out.set_defaults(run=doctor)
     out.add_argument("--configfile", nargs="+", default=[], help="differences from config/config.yaml")
+    out.add_argument("--slurm", action="store_true", help="ask Slurm about every stage, and run a job with a GPU")
     out.add_argument("targets", nargs="*", metavar="TARGET", help="what you will ask Snakemake for (all of it)")
 
 
@@ -46,6 +47,10 @@ def doctor(given: argparse.Namespace) -> int:
         found += [sources.locate(sentence) for sentence in _checkpoints(config)]
         found += [*_environment(config), *_disk(config, sources)]
         print(*_machine(config), sep="\n")
+        if given.slurm:
+            from framekd.commands.cluster import problems_of_slurm
+
+            found += [sources.locate(sentence) for sentence in problems_of_slurm(config)]
     for sentence in found:
         print(f"- {sentence}")
     print("framekd doctor: " + (f"{len(found)} problems" if found else "nothing is in the way"))

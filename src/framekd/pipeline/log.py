@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from framekd import slurm
 from framekd.config import UserError
 from framekd.files import write_json, write_text
+from framekd.gpus import assigned
 from framekd.lease import Lease
 from framekd.memory import keep_freed_memory
 
@@ -36,7 +37,8 @@ def job_log(snakemake: Any, *, resumes: bool = False) -> Iterator[None]:
     this one waits, and says so in a log of its own. Under Slurm, work that ends because of its wall time runs again.
 
     Args:
-        snakemake: the object of this name that Snakemake gives a script: rule, log, threads, params, input, output.
+        snakemake: the object of this name that Snakemake gives a script: rule, log, threads, resources, params, input,
+            output.
         resumes: whether the stage goes on where a killed process was, and does not itself leave before the wall time.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -64,7 +66,10 @@ def _run(snakemake: Any, log: Path, began: float, waited: str, resumes: bool) ->
     ):
         stream.write(waited)
         try:
-            with _again_at_the_wall_time(log) if resumes else contextlib.nullcontext():
+            with (
+                assigned(int(snakemake.resources.get("gpu", 0))),
+                _again_at_the_wall_time(log) if resumes else contextlib.nullcontext(),
+            ):
                 yield
         except (UserError, FileNotFoundError) as error:
             print(f"framekd: {error}", file=stream)
