@@ -50,7 +50,7 @@ def resume(given: argparse.Namespace) -> int:
     lease.release()
     snakemake = [sys.executable, "-m", "snakemake"]
     if any(Path(".snakemake/locks").glob("*")):
-        run = subprocess.run([*snakemake, *arguments, "--unlock"], capture_output=True, text=True)
+        run = subprocess.run([*snakemake, "--unlock", *arguments], capture_output=True, text=True)
         if run.returncode:
             raise UserError(f"snakemake --unlock failed: {(run.stderr or run.stdout).strip()[-2000:]}")
         print("framekd resume: the folder was locked by a run that has ended; it is unlocked", flush=True)
