@@ -3,7 +3,7 @@
     python benchmarks/scale.py [--share 0.35] [--start-minutes 2]
 
 Times follow from the models' FLOPs and an assumed share of a GPU's peak, as in `benchmarks/training.py --only hours`.
-Nothing here was measured on a GPU, and data, queues and scoring cost nothing here. The longest remaining path runs first.
+Nothing here was measured on a GPU. Data, queues and scoring cost nothing here. The longest remaining path runs first.
 """
 
 from __future__ import annotations
