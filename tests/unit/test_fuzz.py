@@ -17,7 +17,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from framekd.audio import DecodeError, decode
+from framekd.audio import DecodeError, decode, ffmpeg_path
 from framekd.checkpoints import read_spec, read_weights
 from framekd.clip_soft_labels import ClipSoftLabels, read_index
 from framekd.config import UserError, load, read_sources
@@ -222,7 +222,7 @@ def sound(kind: str, folder: str) -> bytes:
     """A fifth of a second of noise in a format."""
     path = Path(folder) / f"whole.{kind}"
     source = ["-f", "lavfi", "-i", "anoisesrc=d=0.2:r=16000:seed=1"]
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *source, *AUDIO[kind], path], check=True)
+    subprocess.run([ffmpeg_path(), "-v", "error", "-y", *source, *AUDIO[kind], path], check=True)
     return path.read_bytes()
 
 
