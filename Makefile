@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help env demo miniature-checkpoints test lint bench bench-gpu docs versions lock
+.PHONY: help env demo miniature-checkpoints test torture lint bench bench-gpu docs versions lock
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -18,6 +18,15 @@ miniature-checkpoints: env   ## train the demo's Step 1 checkpoints -> miniature
 
 test: env        ## all tests
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
+
+MOMENTS ?= 100
+torture: env     ## kills at MOMENTS=100 random moments, real Slurm, 6,000 damaged inputs: docs/reliability.md (hours)
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; code=0; \
+	FRAMEKD_FUZZ=250 $(BIN)/python -m pytest tests/unit/test_fuzz.py -n 2 --dist load || code=1; \
+	FRAMEKD_LONG=1 $(BIN)/python -m pytest tests/cluster || code=1; \
+	$(BIN)/python tools/torture.py --moments $(MOMENTS) || code=1; \
+	if command -v slurmctld >/dev/null; then $(BIN)/python tests/cluster/slurm_here.py $(CURDIR)/$(BIN)/python \
+	  tools/torture.py --moments $$(( $(MOMENTS) / 4 )) --slurm || code=1; fi; exit $$code
 
 lint: env        ## style, types, import layers, generated files
 	@$(BIN)/ruff check .

@@ -62,8 +62,10 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
+    from framekd.commands.resume import hold
     from framekd.pipeline.partial import write_config
 
+    hold()
     write_config(plan)
 
 

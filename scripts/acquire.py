@@ -2,7 +2,7 @@
 
 from framekd.pipeline import job_log
 
-with job_log(snakemake):
+with job_log(snakemake, resumes=True):
     from framekd.jobs import AcquireJob
     from framekd.pipeline.audioset import acquire
 

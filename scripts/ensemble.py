@@ -2,7 +2,7 @@
 
 from framekd.pipeline import job_log, named
 
-with job_log(snakemake):
+with job_log(snakemake, resumes=True):
     from framekd.jobs import EnsembleJob
     from framekd.pipeline.ensemble import average
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -225,6 +226,13 @@ def copy_exactly(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], wher
 # -- published files -------------------------------------------------------------------------------------------------
 
 
+UNREADABLE = (
+    *(RuntimeError, EOFError, zipfile.BadZipFile, ValueError, LookupError, AttributeError, OSError),
+    *(TypeError, AssertionError, ArithmeticError, struct.error),
+)
+"""What torch raises of a damaged file; its unpickler checks little."""
+
+
 def read_weights(path: str | Path) -> dict[str, Any]:
     """Read the tensors of a .safetensors, .pt, .pth or .ckpt file, or of the only such file in a .zip, onto the CPU.
 
@@ -251,7 +259,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
             reason = "it holds more than tensors and plain data, so loading it would run its code"
             raise UserError(f"{path} is refused: {reason}. Export a plain state dict instead.") from error
         raise UserError(f"{damaged} ({first_line(error)}); fetch or copy it again.") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, AttributeError, OSError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{damaged} ({first_line(error)}); fetch or copy it again.") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors.")

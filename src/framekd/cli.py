@@ -6,10 +6,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from framekd.commands import doctor, embed, evaluate, export, finetune, listen, models, predict, runs, thresholds
+from framekd.commands import (
+    doctor,
+    embed,
+    evaluate,
+    export,
+    finetune,
+    listen,
+    models,
+    predict,
+    resume,
+    runs,
+    thresholds,
+)
 from framekd.errors import UserError
 
-COMMANDS = (predict, listen, thresholds, models, embed, evaluate, finetune, export, doctor, runs)
+COMMANDS = (predict, listen, thresholds, models, embed, evaluate, finetune, export, doctor, runs, resume)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -97,8 +97,8 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
 
 def _is_small(block: BaseModel) -> bool:
     """Whether a block is written on one line: at most four values, none of them a list or block."""
-    values = [getattr(block, name) for name in type(block).model_fields]
-    return len(values) <= 4 and not any(isinstance(value, BaseModel | dict | list | tuple) for value in values)
+    values = _plain(block).values()
+    return len(values) <= 4 and not any(isinstance(value, dict | list) for value in values)
 
 
 def _is_short(values: dict[str, Any]) -> bool:

@@ -20,10 +20,13 @@ class Plan(Graph):
         """CPU cores of a stage."""
         return self.config.resources[stage].threads
 
-    def resources(self, stage: str) -> dict[str, int]:
-        """Memory (MB), wall time (minutes) and GPUs of a stage; several GPUs are on one node."""
+    def resources(self, stage: str) -> dict[str, int | str]:
+        """Memory (MB), wall time (minutes), GPUs and a site's words of a stage; several GPUs are on one node."""
         need = self.config.resources[stage]
-        out = {"mem_mb": need.mem_mb, "runtime": need.runtime}
+        words = (self.config.site.gpu if need.gpu else self.config.site.cpu).given() | need.given()
+        if not need.gpu:
+            words.pop("gpu_model", None)
+        out: dict[str, int | str] = {"mem_mb": need.mem_mb, "runtime": need.runtime, **words}
         if need.gpu:
             out["gpu"] = need.gpu
         if need.gpu > 1:

@@ -26,6 +26,7 @@ def run(name, job, inputs=(), outputs=()):
     given = SimpleNamespace(
         rule=name.split("/")[0],
         log=[str(log)],
+        resources={},
         threads=1,
         params=SimpleNamespace(job=job.model_dump(mode="json", by_alias=True)),
         input=list(inputs),

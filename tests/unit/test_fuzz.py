@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from framekd.audio import DecodeError, decode, ffmpeg_path
 from framekd.checkpoints import read_spec, read_weights
 from framekd.clip_soft_labels import ClipSoftLabels, read_index
 from framekd.config import UserError, load, read_sources
@@ -204,3 +206,35 @@ def test_damaged_specifications(tmp_path, data):
         damage(data, json.dumps({"format": "framekd-checkpoint-1", "a": [1]}).encode())
     )
     survives(read_spec, tmp_path)
+
+
+AUDIO = {
+    "wav": ["-c:a", "pcm_s16le"],
+    "flac": ["-c:a", "flac"],
+    "mp3": ["-c:a", "libmp3lame"],
+    "ogg": ["-c:a", "libvorbis"],
+    "m4a": ["-c:a", "aac"],
+}
+
+
+@cache
+def sound(kind: str, folder: str) -> bytes:
+    """A fifth of a second of noise in a format."""
+    path = Path(folder) / f"whole.{kind}"
+    source = ["-f", "lavfi", "-i", "anoisesrc=d=0.2:r=16000:seed=1"]
+    subprocess.run([ffmpeg_path(), "-v", "error", "-y", *source, *AUDIO[kind], path], check=True)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", AUDIO)
+@FEW
+@given(data=st.data())
+def test_damaged_audio(kind, tmp_path, data):
+    path = tmp_path / f"file.{kind}"
+    path.write_bytes(damage(data, sound(kind, str(tmp_path))))
+    try:
+        samples = decode(path, timeout=20.0)
+    except DecodeError as error:
+        assert str(error) and len(str(error)) < 4000
+    else:
+        assert samples.dtype == np.int16 and samples.ndim == 1

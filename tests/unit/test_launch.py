@@ -27,7 +27,8 @@ from framekd.pipeline import job_log
 
 job, inputs, weights, log = json.loads(sys.argv[1])
 params = SimpleNamespace(job=job)
-with job_log(SimpleNamespace(rule="train", log=[log], threads=2, params=params, input=[], output=weights)):
+about = dict(rule="train", log=[log], threads=2, resources={}, params=params, input=[], output=weights)
+with job_log(SimpleNamespace(**about)):
     from framekd.jobs import TrainJob
     from framekd.pipeline.train import train_strong
 

@@ -199,7 +199,7 @@ def reference_names(model):
 def given(tmp_path):
     """What Snakemake gives a script, as far as its log goes."""
     log, params = [str(tmp_path / "job.log")], SimpleNamespace(job={"version": 1})
-    return SimpleNamespace(rule="a", log=log, threads=1, params=params, input=["in"], output=["out"])
+    return SimpleNamespace(rule="a", log=log, threads=1, resources={}, params=params, input=["in"], output=["out"])
 
 
 def test_a_users_mistake_in_a_job_is_one_sentence_in_its_log(tmp_path):

@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
         metavar="GIB",
         help="count the GPU memory of every training, in about a minute; for a GPU of GIB, or the one that is here",
     )
+    out.add_argument("--slurm", action="store_true", help="ask Slurm about every stage, and run a job with a GPU")
     out.add_argument("targets", nargs="*", metavar="TARGET", help="what you will ask Snakemake for (all of it)")
 
 
@@ -56,6 +57,10 @@ def doctor(given: argparse.Namespace) -> int:
         print(*_machine(config), sep="\n")
         if given.memory is not None:
             found += _memory(config, given.memory)
+        if given.slurm:
+            from framekd.commands.cluster import problems_of_slurm
+
+            found += [sources.locate(sentence) for sentence in problems_of_slurm(config)]
     for sentence in found:
         print(f"- {sentence}")
     print("framekd doctor: " + (f"{len(found)} problems" if found else "nothing is in the way"))

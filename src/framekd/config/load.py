@@ -25,6 +25,7 @@ from framekd.config.stages import (
     Published,
     Resources,
     Setting,
+    Sites,
     SoftFile,
     Step1,
     Step2,
@@ -68,6 +69,11 @@ class Config(Block):
         "auto",
         "where Step 2 and Step 3 keep audio and soft labels while they train: files, the GPU's memory, or there if a "
         "quarter of what is free holds them",
+        inert=True,
+    )
+    site: Sites = field(
+        Sites,
+        "words of your cluster, such as {slurm_partition: gpu}; a stage's own, in `resources`, replace them",
         inert=True,
     )
     resources: dict[str, Resources] = Field(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from framekd import releases
 from framekd.config.base import Block, Seed, field
@@ -240,7 +240,32 @@ class Evaluation(Block):
     epsilon: float = field(0.2, "largest eps_min that counts as significant", gt=0, le=0.5)
 
 
-class Resources(Block):
+class Site(Block):
+    """How a cluster is asked. A word as the site's documentation gives it; null leaves the choice to Slurm."""
+
+    slurm_partition: str | None = field(None, "partition (sbatch -p)", pattern=r"^[\w.,-]+$")
+    slurm_account: str | None = field(None, "account (sbatch -A)", pattern=r"^[\w.-]+$")
+    qos: str | None = field(None, "quality of service (sbatch --qos)", pattern=r"^[\w.-]+$")
+    constraint: str | None = field(None, "features of a node (sbatch -C)", pattern=r"^[\w.&|*\[\](),:-]+$")
+    gpu_model: str | None = field(None, "type of GPU (sbatch --gpus=TYPE:1)", pattern=r"^[\w.]+$")
+
+    def given(self) -> dict[str, str]:
+        """The words that are given."""
+        return {name: value for name in Site.model_fields if (value := getattr(self, name)) is not None}
+
+    @model_serializer(mode="wrap")
+    def _only_given(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
+
+
+class Sites(Block):
+    """Words of a cluster for all stages at once: those that ask for GPUs, and those that do not."""
+
+    cpu: Site = field(Site, "stages without a GPU")
+    gpu: Site = field(Site, "stages with one")
+
+
+class Resources(Site):
     """What a job of one stage asks for; the cluster profile hands it on."""
 
     threads: int = field(1, "CPU cores", ge=1)
@@ -276,15 +301,15 @@ class Watch(Block):
 
 
 def default_resources() -> dict[str, Resources]:
-    gpu = dict(threads=12, gpu=1)
+    gpu: dict[str, Any] = dict(threads=12, gpu=1)
     return {
         "labels": Resources(),
-        "acquire": Resources(threads=2, mem_mb=4_000, runtime=2_880),
+        "acquire": Resources(threads=2, mem_mb=4_000, runtime=1_440),
         "step1": Resources(mem_mb=8_000, runtime=60),
-        "step2": Resources(**gpu, mem_mb=96_000, runtime=5_760),
+        "step2": Resources(**gpu, mem_mb=96_000, runtime=1_440),
         "teacher": Resources(**gpu, mem_mb=64_000, runtime=1_440),
         "ensemble": Resources(**gpu, mem_mb=64_000, runtime=720),
-        "student": Resources(**gpu, mem_mb=64_000, runtime=2_880),
+        "student": Resources(**gpu, mem_mb=64_000, runtime=1_440),
         "evaluate": Resources(**gpu, mem_mb=64_000, runtime=240),
         "downstream": Resources(**gpu, mem_mb=64_000, runtime=720),
         "table": Resources(mem_mb=8_000, runtime=30),

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import h5py
 from framekd.config import UserError, identity
 from framekd.files import replacing, sha256_of, write_text
 from framekd.jobs import Job
+from framekd.lease import Lease
 from framekd.pipeline.log import OTHERS_KEPT
 from framekd.train import Diverged, Stopped
 
@@ -81,6 +83,17 @@ def give_back(outputs: Sequence[str | Path], name: str) -> bool:
         _link(folder / path.name, path)
     print(f"{Path(outputs[0]).parent}: was finished before, and is given back from {folder}", flush=True)
     return True
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Wait until no other process, of whatever job, makes the outputs of `directory`; keep others waiting inside."""
+    lease = Lease(directory / FOLDER / "lease")
+    lease.wait(lambda sentence: print(f"{directory}: {sentence}", flush=True))
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def _folder(outputs: Sequence[str | Path]) -> Path:

@@ -23,7 +23,7 @@ from framekd.jobs import Step2Job, TrainJob
 from framekd.labels import ClassList, derive_classes, read_display_names, read_strong, read_weak_classes
 from framekd.models import FrameModel
 from framekd.pipeline.checkpoints import provenance, start_from
-from framekd.pipeline.kept import each, give_back, keep, key
+from framekd.pipeline.kept import alone, each, give_back, keep, key
 from framekd.pipeline.watch import hold_out, strong_metrics, watched_clips, weak_metrics
 from framekd.store import Store
 from framekd.train import (
@@ -95,9 +95,10 @@ def _weak(
 ) -> str | None:
     own = _of_one(inputs, start)
     name = key(job, own, recipes=recipe)
-    if give_back(_outputs(directory), name):
-        return None
-    return launch(_train_weak, job, own, recipe, start, directory, name, processes=processes)
+    with alone(directory):
+        if give_back(_outputs(directory), name):
+            return None
+        return launch(_train_weak, job, own, recipe, start, directory, name, processes=processes)
 
 
 def _train_weak(
@@ -201,9 +202,10 @@ def _strong(
 ) -> str | None:
     own = _of_one(inputs, start)
     name = key(job, own, recipes=recipe, seed=seed)
-    if give_back(_outputs(directory), name):
-        return None
-    return launch(_train_strong, job, own, recipe, start, seed, directory, name, processes=processes)
+    with alone(directory):
+        if give_back(_outputs(directory), name):
+            return None
+        return launch(_train_strong, job, own, recipe, start, seed, directory, name, processes=processes)
 
 
 def _train_strong(

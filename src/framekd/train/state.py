@@ -27,6 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from framekd import slurm
 from framekd.config import UserError
 from framekd.files import replacing
 
@@ -114,7 +115,7 @@ class RunFolder:
         if self.signal:
             return f"{self.signal} came"
         if self.deadline is not None and time.time() >= self.deadline:
-            return "the wall time is nearly over"
+            return slurm.WALL_TIME
         return None
 
     def save(
@@ -195,11 +196,11 @@ def digest(model: nn.Module, about: Mapping[str, Any]) -> str:
     return hasher.hexdigest()
 
 
-def _deadline(time_limit: float | None, *, margin: float = 120.0) -> float | None:
+def _deadline(time_limit: float | None) -> float | None:
     """When to leave, in seconds since 1970: `time_limit` from now, or shortly before Slurm ends the job."""
     ends = [] if time_limit is None else [time.time() + time_limit]
-    if (slurm := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
-        ends.append(int(slurm) - margin)
+    if (leave := slurm.leave_at()) is not None:
+        ends.append(leave)
     return min(ends, default=None)
 
 

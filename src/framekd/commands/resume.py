@@ -1,0 +1,66 @@
+"""`framekd resume`: go on after Snakemake itself was killed."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from framekd import slurm
+from framekd.errors import UserError
+from framekd.lease import Lease
+
+RUN = Path(".snakemake/framekd/run")
+"""Lease of the run of a folder."""
+
+
+def add(commands: Any) -> None:
+    """Add the command's arguments."""
+    # No word is an option of this command: all of them are Snakemake's.
+    out = commands.add_parser(
+        "resume", help="go on after Snakemake was killed: unlock its folder, start it again", prefix_chars="+"
+    )
+    out.set_defaults(run=resume)
+    out.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="…", help="Snakemake's arguments, as for the run that was killed"
+    )
+
+
+def hold() -> None:
+    """Say that a run goes on in this folder, while this process lives; Snakemake's lock refuses a second one."""
+    lease = Lease(RUN)
+    lease.take()
+    atexit.register(lease.release)
+
+
+def resume(given: argparse.Namespace) -> int:
+    """Unlock the folder of a run that has died, say what still runs, and start Snakemake; returns its exit code."""
+    arguments = given.arguments
+    if not Path("Snakefile").is_file():
+        raise UserError("there is no Snakefile here; run this where you started Snakemake")
+    lease = Lease(RUN)
+    if (who := lease.take()) is not None:
+        raise UserError(
+            f"{who} runs Snakemake in this folder; end it first (one that was killed on another machine counts as "
+            f"ended after {lease.stale:.0f} s)"
+        )
+    lease.release()
+    snakemake = [sys.executable, "-m", "snakemake"]
+    if any(Path(".snakemake/locks").glob("*")):
+        run = subprocess.run([*snakemake, "--unlock", *arguments], capture_output=True, text=True)
+        if run.returncode:
+            raise UserError(f"snakemake --unlock failed: {(run.stderr or run.stdout).strip()[-2000:]}")
+        print("framekd resume: the folder was locked by a run that has ended; it is unlocked", flush=True)
+    for line in _running():
+        print(f"framekd resume: still in Slurm: {line}", flush=True)
+    return subprocess.run([*snakemake, *arguments]).returncode
+
+
+def _running() -> list[str]:
+    """Jobs of this folder that wait or run in Slurm."""
+    lines = [line.split("|") for line in (slurm.ask("squeue", "--me", "-h", "-o", "%i|%T|%j|%Z") or "").splitlines()]
+    here = Path.cwd().resolve()
+    return [" ".join(line[:3]) for line in lines if len(line) > 3 and Path(line[3]).resolve() == here]

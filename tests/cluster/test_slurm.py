@@ -1,0 +1,234 @@
+"""Trainings on a real Slurm: disturbed in every way that a cluster knows, and byte-equal in the end.
+
+The rows of the table in docs/reliability.md are named after these tests. Those marked `long` run in `make torture`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from slurm_here import Cluster, cluster, install, wait_for
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+from conftest import ROOT, copy_repository, snakemake
+
+CONFIG = ("--configfile", "config/demo.yaml", "students.yaml", "cluster.yaml")
+SLURM = ("--profile", "slurm", "--framekd-slurm-init-seconds-before-status-checks", "2", "--latency-wait", "20")
+DIFFERENCE = """
+models: [ATST-F]
+models_per_job: 1
+seeds_per_job: 1
+seeds: [1, 2, 3, 4, 5, 6]
+step2: {train: [ATST-F], soft_labels: {logits: null, index: null, members: [ATST-F]}}
+student: {recipe: {epochs: 40, epoch_clips: 32}}
+resources: {student: {gpu: 1, threads: 1, mem_mb: 2000, runtime: 10}}
+site: {cpu: {slurm_partition: cpu}, gpu: {slurm_partition: main}}
+"""
+long = pytest.mark.skipif("FRAMEKD_LONG" not in os.environ, reason="part of make torture")
+if reason := install():
+    pytest.skip(reason, allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def here():
+    with cluster() as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """A copy of the repository with all that a student starts from."""
+    folder = copy_repository(tmp_path_factory.mktemp("cluster") / "framekd")
+    shutil.copy(ROOT / "tests/workflow/students.yaml", folder)
+    (folder / "cluster.yaml").write_text(DIFFERENCE)
+    run = snakemake(folder, "--cores", "2", *CONFIG, "--until", "gate", "step1", "--", student(1))
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(prepared) -> dict[int, str]:
+    """Weights of seed 1, trained without Slurm and undisturbed; their hash."""
+    folder = prepared.with_name("undisturbed")
+    shutil.copytree(prepared, folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
+    run = snakemake(folder, "--cores", "1", *CONFIG, "--", student(1))
+    assert run.returncode == 0, run.stdout + run.stderr
+    return {1: digest(folder, 1)}
+
+
+@pytest.fixture
+def folder(prepared, tmp_path) -> Path:
+    target = tmp_path / "framekd"
+    shutil.copytree(prepared, target, symlinks=True)
+    return target
+
+
+def student(seed: int) -> str:
+    return f"results/students/students/proposed/ATST-F/seed{seed}/model.safetensors"
+
+
+def digest(folder: Path, seed: int) -> str:
+    return hashlib.sha256((folder / student(seed)).read_bytes()).hexdigest()
+
+
+class Run:
+    """A run of Snakemake through Slurm, in the background."""
+
+    def __init__(self, here: Cluster, folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "snakemake")):
+        self.log = folder / f"run{time.monotonic_ns()}.txt"
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *SLURM, *CONFIG, *arguments],
+                cwd=folder, env=here.env, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+
+    def wait(self, seconds: float = 240.0) -> str:
+        """Wait for its end; returns what it printed."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(self.log.read_text()[-4000:]) from None
+        return self.log.read_text()
+
+
+def training(here: Cluster, folder: Path, step: int = 3) -> str:
+    """Wait until the student of seed 1 trains; returns the number of its job."""
+    history = folder / "results/students/students/proposed/ATST-F/seed1/.resume/history.jsonl"
+    wait_for("a training", lambda: history.exists() and history.read_text().count("\n") >= 1, 120)
+    jobs = {number: about for number, about in here.queue().items() if about[1].startswith("student")}
+    assert len(jobs) == 1, jobs
+    return next(iter(jobs))
+
+
+def submitted(text: str) -> int:
+    return len(re.findall(r"has been submitted with SLURM jobid", text))
+
+
+def test_the_run_as_typed_gives_the_same_bytes_and_says_what_it_does(here, folder, whole):
+    run = Run(here, folder, "--", student(1))
+    job = training(here, folder)
+    state, name, comment = here.queue()[job]
+    assert (state, comment) == ("RUNNING", "rule_student_seed1_wildcards_proposed_ATST-F")
+    assert re.fullmatch(r"student_seed1\.proposed\.ATST-F\.[0-9a-f]{8}", name)
+    assert "Partition=main" in here.run("scontrol", "show", "job", job).stdout
+    text = run.wait()
+    assert run.process.returncode == 0 and submitted(text) == 1, text[-3000:]
+    assert digest(folder, 1) == whole[1]
+
+
+def test_a_preempted_job_is_queued_again_by_slurm_and_goes_on(here, folder, whole):
+    run = Run(here, folder, "--retries", "0", "--", student(1))
+    job = training(here, folder)
+    urgent = here.run(
+        "sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
+    )
+    wait_for("preemption", lambda: here.queue().get(job, ("",))[0] != "RUNNING", 60)
+    text = run.wait()
+    assert run.process.returncode == 0 and submitted(text) == 1 and urgent.returncode == 0, text[-3000:]
+    assert digest(folder, 1) == whole[1]
+
+
+def test_after_a_killed_master_one_command_goes_on_with_the_job_that_still_runs(here, folder, whole):
+    run = Run(here, folder, "--", student(1))
+    job = training(here, folder)
+    refused = Run(here, folder, "--", student(1), program=("-m", "framekd.cli", "resume"))
+    assert "runs Snakemake in this folder; end it first" in refused.wait(120) and refused.process.returncode == 1
+    run.process.kill()
+    run.process.wait()
+    again = Run(here, folder, "--", student(1), program=("-m", "framekd.cli", "resume"))
+    text = again.wait()
+    assert again.process.returncode == 0, text[-3000:]
+    assert "it is unlocked" in text and f"runs already, as Slurm job {job} of an earlier run" in text
+    assert submitted(text) == 0 and digest(folder, 1) == whole[1]
+
+
+def test_what_slurm_can_never_run_fails_once_with_its_reason(here, folder):
+    (folder / "cluster.yaml").write_text(DIFFERENCE.replace("gpu: 1,", "gpu: 1, gpu_model: h100,"))
+    text = Run(here, folder, "--", student(1)).wait(200)
+    assert text.count("Slurm refuses it: ") == 1 and "Requested node configuration is not available" in text
+    assert "Trying to restart job" not in text
+
+
+def test_doctor_asks_slurm_about_every_stage_and_reports_from_a_node(here, folder):
+    (folder / "site.yaml").write_text(
+        DIFFERENCE.replace("resources: {", "resources: {labels: {slurm_partition: nowhere}, ")
+    )
+    command = [sys.executable, "-m", "framekd.cli", "doctor", "--slurm", "--configfile", *CONFIG[1:3], "site.yaml"]
+    run = subprocess.run(command, cwd=folder, env=here.env, capture_output=True, text=True, timeout=400)
+    text = run.stdout + run.stderr
+    assert "resources.labels: Slurm refuses its jobs: invalid partition specified: nowhere" in text, text
+    assert "was submitted with the resources of a teacher" in text and "torch sees" in text, text
+    assert "resources.student" not in text and not list(folder.glob(".doctor-*"))
+
+
+def test_a_duplicate_waits_and_then_takes_what_the_first_has_made(here, folder, whole):
+    """A second run without Slurm, in the same folder: no name of a job tells it of the first."""
+    run = Run(here, folder, "--", student(1))
+    training(here, folder)
+    second = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", *CONFIG, "--", student(1)],
+        cwd=folder, env=here.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    logs = folder / "results/students/logs/students/proposed/ATST-F"
+    wait_for("the log of the second", lambda: list(logs.glob("seed1.waiting-*.log")), 150)
+    run.wait()
+    text, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, text[-3000:]
+    said = (logs / "seed1.log").read_text()
+    assert "waited until here" in said and "was finished before" in said and digest(folder, 1) == whole[1]
+
+
+@long
+@pytest.mark.parametrize("how", ["scancel", "kill -9", "SIGUSR1"])
+def test_a_job_that_is_ended_comes_back_and_goes_on(here, folder, whole, how):
+    run = Run(here, folder, "--", student(1))
+    job = training(here, folder)
+    if how == "scancel":
+        here.run("scancel", job)
+    elif how == "SIGUSR1":
+        here.run("scancel", "-s", "USR1", job)
+    else:
+        mark, script = f"SLURM_JOB_ID={job}".encode(), b"scripts/"
+        for number in here.processes():
+            try:
+                environment, line = (
+                    Path(f"/proc/{number}/environ").read_bytes(),
+                    Path(f"/proc/{number}/cmdline").read_bytes(),
+                )
+            except OSError:
+                continue
+            if mark in environment.split(b"\0") and script in line and b"snakemake" in line:
+                os.kill(number, signal.SIGKILL)
+    text = run.wait()
+    assert run.process.returncode == 0, text[-3000:]
+    assert digest(folder, 1) == whole[1]
+
+
+@long
+def test_a_training_longer_than_its_wall_time_goes_on_within_one_start_and_one_attempt(here, folder, tmp_path):
+    text = DIFFERENCE.replace("runtime: 10", "runtime: 1").replace("epochs: 40", "epochs: 150")
+    (folder / "cluster.yaml").write_text(text)
+    alone = tmp_path / "alone"
+    shutil.copytree(folder, alone, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
+    run = Run(here, folder, "--retries", "0", "--", student(1))
+    training(here, folder)
+    said = run.wait(1200)
+    assert run.process.returncode == 0 and submitted(said) == 1, said[-3000:]
+    assert snakemake(alone, "--cores", "1", *CONFIG, "--", student(1)).returncode == 0
+    assert digest(folder, 1) == digest(alone, 1)
+
+
+def test_the_cluster_leaves_nothing_behind(here):
+    here.stop()
+    assert here.processes() == [] and not list(Path("/etc/slurm").glob("*gres*"))
+    assert all(daemon.poll() is not None for daemon in here.daemons.values())
