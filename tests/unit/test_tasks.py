@@ -279,6 +279,40 @@ def test_heads_trained_side_by_side_equal_heads_trained_alone(head, optimiser, d
 
 
 @pytest.mark.parametrize("head", ["linear", "attention"])
+@pytest.mark.parametrize(("optimiser", "decay", "clip"), [("adam", 0.0, None), ("adamw", 0.1, 0.05), ("sgd", 0.0, 0.1)])
+def test_rates_tried_side_by_side_equal_rates_tried_alone(head, optimiser, decay, clip):
+    crops, problem = toy_crops(2)
+    recipe = HeadRecipe(
+        epochs=3,
+        epoch_clips=10,
+        batch_size=4,
+        warmup_steps=1,
+        optimiser=optimiser,
+        weight_decay=decay,
+        clip_gradient=clip,
+    )
+    rates = [0.2, 0.003, 0.05]
+    grid = frozen.train_rates(crops, problem, recipe, rates=rates, head=head, device=CPU)
+    for lr, heads in zip(rates, grid):
+        alone = frozen.train(crops, problem, recipe, lr=lr, head=head, device=CPU)
+        for name, value in alone.named_parameters():
+            torch.testing.assert_close(heads.get_parameter(name), value, atol=1e-5, rtol=1e-5)
+    moved = [(grid[0].frame_weight - one.frame_weight).abs().max() for one in grid[1:]]
+    assert min(moved) > 1e-4, "rates have heads of their own"
+
+
+def test_a_rate_that_diverges_leaves_the_others_alone():
+    crops, problem = toy_crops()
+    recipe = HeadRecipe(epochs=3, epoch_clips=10, batch_size=4, optimiser="sgd", warmup_steps=0)
+    grid = frozen.train_rates(crops, problem, recipe, rates=[1e39, 0.05], head="linear", device=CPU)
+    assert isinstance(grid[0], int) and 0 < grid[0] < 9
+    alone = frozen.train(crops, problem, recipe, lr=0.05, head="linear", device=CPU)
+    torch.testing.assert_close(grid[1].frame_weight, alone.frame_weight, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match=f"non-finite loss of the heads at step {grid[0]}; lower"):
+        frozen.train(crops, problem, recipe, lr=1e39, head="linear", device=CPU)
+
+
+@pytest.mark.parametrize("head", ["linear", "attention"])
 def test_batched_heads_compute_what_a_model_computes(head):
     model = build_model("tiny", n_classes=3, head=head)
     _, problem = toy_crops(2)

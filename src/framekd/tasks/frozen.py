@@ -9,7 +9,6 @@ has its own loss, gradients and optimiser state.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -210,22 +209,51 @@ def train(
     progress: bool = False,
     fresh: FreshCrops | None = None,
 ) -> Heads:
-    """Train the heads of all runs.
+    """Train the heads of all runs at one rate: see :func:`train_rates`.
+
+    Raises:
+        UserError: a non-finite loss, or a batch size that the parts do not divide.
+    """
+    [heads] = train_rates(crops, problem, recipe, rates=[lr], head=head, device=device, progress=progress, fresh=fresh)
+    if isinstance(heads, int):
+        raise UserError(f"{problem.task}: non-finite loss of the heads at step {heads}; lower frozen.learning_rate")
+    return heads
+
+
+def train_rates(
+    crops: Mapping[str, Crops],
+    problem: Problem,
+    recipe: HeadRecipe,
+    *,
+    rates: Sequence[float],
+    head: str,
+    device: torch.device,
+    progress: bool = False,
+    fresh: FreshCrops | None = None,
+) -> list[Heads | int]:
+    """Train the heads of all runs at each of `rates`, side by side.
+
+    Rates see the same batches, so features are taken once for all of them. A rate whose loss is not finite stops alone.
 
     Args:
         crops: features by pool, from :func:`compute`.
-        lr: peak learning rate.
+        rates: peak learning rates.
         head: "linear" or "attention".
         fresh: draws and encodes the batches in place of `crops`.
+    Returns:
+        By rate: heads, or the step at which the loss was not finite.
     Raises:
-        UserError: a non-finite loss, or a batch size that the parts do not divide.
+        UserError: a batch size that the parts do not divide.
     """
     runs, parts = problem.runs, len(problem.runs[0].train)
     share = share_of(recipe, parts)
     size, wanted = share.batch_size, share.epoch_clips
     width = next(iter(crops.values())).features.shape[2]
-    heads = Heads(problem, width, attention=head == "attention", init=recipe.head_init).to(device)
-    optimiser = build_optimiser(heads, recipe, lr=lr)
+    of_rate = {
+        rate: Heads(problem, width, attention=head == "attention", init=recipe.head_init).to(device) for rate in rates
+    }
+    found: dict[float, Heads | int] = dict(of_rate)
+    optimisers = {rate: build_optimiser(heads, recipe, lr=rate) for rate, heads in of_rate.items()}
     rows = [[crops[part.pool].of(part) for part in run.train] for run in runs]
     per_epoch = -(-wanted // size)
     total = recipe.epochs * per_epoch
@@ -247,17 +275,44 @@ def train(
             if source.frame_labels is not None:
                 frame_labels.append(_take(source.frame_labels, chosen, device))
             clip_labels.append(_take(source.clip_labels, chosen, device))
-        frame, clip = heads(torch.cat(features, 1))
-        loss = _losses(frame, clip, frame_labels, clip_labels, problem.objective == "both")
-        if not math.isfinite(float(loss.detach())):
-            raise UserError(f"{problem.task}: non-finite loss of the heads at step {step}; lower frozen.learning_rate")
-        set_rate(optimiser, factor(step, recipe, total=total, peak=lr))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.clip_gradient is not None:
-            heads.clip_gradients(recipe.clip_gradient)
-        optimiser.step()
-    return heads
+        logits = together(list(of_rate.values()), torch.cat(features, 1))
+        losses = torch.stack(
+            [_losses(frame, clip, frame_labels, clip_labels, problem.objective == "both") for frame, clip in logits]
+        )
+        finite = losses.detach().isfinite().tolist()
+        for rate, good in zip(list(of_rate), finite):
+            if not good:
+                found[rate] = step
+                del of_rate[rate]
+        if not of_rate:
+            break
+        for heads in of_rate.values():
+            heads.zero_grad(set_to_none=True)
+        torch.stack([loss for loss, good in zip(losses, finite) if good]).sum().backward()
+        for rate, heads in of_rate.items():
+            set_rate(optimisers[rate], factor(step, recipe, total=total, peak=rate))
+            if recipe.clip_gradient is not None:
+                heads.clip_gradients(recipe.clip_gradient)
+            optimisers[rate].step()
+    return [found[rate] for rate in rates]
+
+
+def together(heads: Sequence[Heads], features: Float[Tensor, "runs batch frames width"]) -> list[tuple[Tensor, Tensor]]:
+    """Frame and clip logits of several sets of heads on the same features, which are read once for all."""
+    if len(heads) == 1:
+        return [heads[0](features)]
+    first = heads[0]
+
+    def linear(x: Tensor, name: str) -> tuple[Tensor, ...]:
+        weight = torch.cat([getattr(one, f"{name}_weight") for one in heads], 2)
+        bias = torch.cat([getattr(one, f"{name}_bias").view(first.runs, 1, -1) for one in heads], 2)
+        return torch.baddbmm(bias, x.flatten(1, -2), weight).view(*x.shape[:-1], -1).split(first.n_classes, -1)
+
+    frames = linear(features, "frame")
+    if not first.attention:
+        return list(zip(frames, linear(features.mean(2), "clip")))
+    seconds = linear(features, "clip")
+    return [(f, torch.logit(attention_pool(f, s), eps=1e-7)) for f, s in zip(frames, seconds)]
 
 
 def _take(source: Tensor, rows: Tensor, device: torch.device) -> Tensor:
