@@ -174,7 +174,7 @@ def test_mistakes_are_found_before_a_run(tmp_path, monkeypatch, capsys, table, f
 
 def test_both_keys_are_needed():
     for block in ({}, {"labels": "own.tsv"}):
-        with pytest.raises(UserError, match="expected a table and a folder; write extra: {labels"):
+        with pytest.raises(UserError, match="expected a table and a folder; write extra:"):
             load({"audioset": {"extra": block}})
 
 
