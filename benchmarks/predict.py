@@ -5,11 +5,11 @@
 Each measurement has its own process: the model at the paper's size (447 classes, random weights) and one mp3 file of
 noise. The plain loop decodes the whole file, then scores one chunk after another without overlap. --authors names a
 checkout of github.com/fschmid56/PretrainedSED, whose `sound_event_detection` is then run on the same file, on random
-weights too (it needs librosa, timm, nnAudio and torchvision; FOLDER/site is searched for them). "ours" is the command's
-chain of generators without overlap (equal work) and with its default overlap (twice the windows); "bf16" is that without
-overlap in bfloat16, where the processor has it. The real-time factor is the time from the beginning of decoding to the
-events over the length of the audio, without loading the model. --long measures the peak memory of a file of that many
-seconds with the `tiny` model, so that the memory of everything but the model shows.
+weights too (it needs librosa, timm, nnAudio and torchvision; FOLDER/site is searched for them). "ours" is our chain of
+generators without overlap (equal work), "overlap" the same with its default overlap (twice the windows), "bf16" that
+without overlap in bfloat16, where the processor has it. The real-time factor is the time from the beginning of decoding
+to the events over the length of the audio, without loading the model. --long measures the peak memory of a file of that
+many seconds with the `tiny` model, so that the memory of everything but the model shows.
 """
 
 from __future__ import annotations
