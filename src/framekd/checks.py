@@ -64,7 +64,14 @@ def checked(
 
 def problems(config: Config, sources: Sources, *, targets: Iterable[str] | None = None) -> list[Problem]:
     """Mistakes of a valid configuration that would stop a run of `targets`, or make it pointless."""
-    found = [*_trainings(config), *_step2(config, sources), *_folders(config), *_extra(config), *_soft_labels(config)]
+    found = [
+        *_trainings(config),
+        *_step1(config),
+        *_step2(config, sources),
+        *_folders(config),
+        *_extra(config),
+        *_soft_labels(config),
+    ]
     if _asks_for_table2(config, targets):
         found += _downstream(config)
     return [replace(p, place=sources.place(p.key, *p.also)) for p in dict.fromkeys(found)]
@@ -124,6 +131,14 @@ def _trainings(config: Config) -> Iterator[Problem]:
                 length = tuple(f"{key}.{name}" for name in ("epochs", "epoch_clips", "batch_size"))
                 yield Problem(f"{key}.warmup_steps", what, remedy, also=length)
                 break
+
+
+def _step1(config: Config) -> Iterator[Problem]:
+    """Models without a checkpoint to start from."""
+    for model in config.models if config.step1.source == "external" else []:
+        if model not in config.step1.external:
+            remedy = f"write step1: {{external: {{{model}: {{url: …}}}}}}, or step1: {{source: seed}}"
+            yield Problem("step1.external", f"it has no address for {model}", remedy, also=("models",))
 
 
 def _step2(config: Config, sources: Sources) -> Iterator[Problem]:
