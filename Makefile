@@ -20,9 +20,9 @@ test: env        ## all tests
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
 
 MOMENTS ?= 100
-torture: env     ## kills at MOMENTS=100 random moments, real Slurm, 6,000 damaged inputs: docs/reliability.md (hours)
+torture: env     ## kills at MOMENTS=100 random moments, real Slurm, 5,000 damaged inputs: docs/reliability.md (hours)
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; code=0; \
-	FRAMEKD_FUZZ=250 $(BIN)/python -m pytest tests/unit/test_fuzz.py -n 2 --dist load || code=1; \
+	FRAMEKD_FUZZ=200 $(BIN)/python -m pytest tests/unit/test_fuzz.py -n 2 --dist load || code=1; \
 	FRAMEKD_LONG=1 $(BIN)/python -m pytest tests/cluster || code=1; \
 	$(BIN)/python tools/torture.py --moments $(MOMENTS) || code=1; \
 	if command -v slurmctld >/dev/null; then $(BIN)/python tests/cluster/slurm_here.py $(CURDIR)/$(BIN)/python \

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from framekd.config import HeadRecipe
-from framekd.data import clip_set
+from framekd.data import Arrays, clip_set
 from framekd.labels import ClassList
 from framekd.tasks import frozen
 from framekd.tasks.problem import Part, Problem, Run
@@ -34,7 +34,7 @@ def made(width: int, n_classes: int, clips: int) -> tuple[dict[str, frozen.Crops
     names = ClassList.of([f"class{i}" for i in range(n_classes)])
     columns = (np.zeros(0, int),) * 2 + (np.zeros(0),) * 2
     pool = clip_set(
-        [f"clip{i}" for i in range(clips)], None, names, samples=np.full(clips, 160_000), events=columns
+        [f"clip{i}" for i in range(clips)], Arrays([]), names, samples=np.full(clips, 160_000), events=columns
     )  # fmt: skip
     crops = frozen.Crops(np.arange(clips), np.zeros(clips, int), features, labels, labels.amax(2))
     part = Part("files", np.arange(clips))

@@ -45,7 +45,7 @@ def graph(config: Config, *, share: float, start_minutes: float) -> dict[str, Jo
         def start(model: str, where: str = resolved.start) -> list[str]:
             return [f"step2 {model}"] if where == "step2" and model in config.step2.train else []
 
-        if setting in teachers:
+        if setting in teachers and resolved.teacher is not None:
             cost, members = (rnn if resolved.teacher.sequence_model else plain), []
             for model in config.models:
                 for seed in config.seeds:

@@ -172,7 +172,7 @@ class Torture:
 def place(size: str):
     """A temporary folder: of root, a tmpfs of its own."""
     folder = Path(tempfile.mkdtemp(prefix="framekd-torture-"))
-    options = ["mount", "-t", "tmpfs", "-o", f"size={size}", "framekd-torture", folder]
+    options = ["mount", "-t", "tmpfs", "-o", f"size={size}", "framekd-torture", str(folder)]
     mounted = os.geteuid() == 0 and subprocess.run(options, capture_output=True).returncode == 0
     try:
         yield folder, mounted

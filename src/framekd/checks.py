@@ -14,6 +14,8 @@ from typing import Any
 from framekd.config import LABEL_FILES, Config, Sources, Step2, UserError, load, read_sources
 from framekd.config.recipe import HeadRecipe
 from framekd.graph import Graph
+from framekd.labels import known_strong, known_weak
+from framekd.labels.extra import CLASH_REMEDY, clash, class_clashes, find_audio, read_extra
 
 TABLE2 = ("all", "report", "table2", "downstream")
 """Names in targets for which the downstream tasks are run."""
@@ -62,7 +64,14 @@ def checked(
 
 def problems(config: Config, sources: Sources, *, targets: Iterable[str] | None = None) -> list[Problem]:
     """Mistakes of a valid configuration that would stop a run of `targets`, or make it pointless."""
-    found = [*_trainings(config), *_step2(config, sources), *_folders(config), *_soft_labels(config)]
+    found = [
+        *_trainings(config),
+        *_step1(config),
+        *_step2(config, sources),
+        *_folders(config),
+        *_extra(config),
+        *_soft_labels(config),
+    ]
     if _asks_for_table2(config, targets):
         found += _downstream(config)
     return [replace(p, place=sources.place(p.key, *p.also)) for p in dict.fromkeys(found)]
@@ -123,6 +132,14 @@ def _trainings(config: Config) -> Iterator[Problem]:
                 break
 
 
+def _step1(config: Config) -> Iterator[Problem]:
+    """Models without a checkpoint to start from."""
+    for model in config.models if config.step1.source == "external" else []:
+        if model not in config.step1.external:
+            remedy = f"write step1: {{external: {{{model}: {{url: …}}}}}}, or step1: {{source: seed}}"
+            yield Problem("step1.external", f"it has no address for {model}", remedy, also=("models",))
+
+
 def _step2(config: Config, sources: Sources) -> Iterator[Problem]:
     """Step 2 cannot train without AudioSet Weak."""
     default = Step2().train
@@ -170,6 +187,24 @@ def _folders(config: Config) -> Iterator[Problem]:
     if audioset.download.enabled and cookies and not Path(cookies).is_file():
         remedy = "correct the path, or write cookies: null"
         yield Problem("audioset.download.cookies", "names a file that does not exist", remedy)
+
+
+def _extra(config: Config) -> Iterator[Problem]:
+    """Own recordings: a table that cannot be read, recordings that are missing, names like those of AudioSet."""
+    extra = config.audioset.extra
+    if extra is None:
+        return
+    try:
+        labels = read_extra(extra.labels)
+    except UserError as error:
+        yield Problem("audioset.extra.labels", str(error), "correct the table (docs/own-data.md)")
+        return
+    try:
+        find_audio(labels, extra.audio)
+    except UserError as error:
+        yield Problem("audioset.extra.audio", str(error), "correct the folder, or the names in the table")
+    for pair in class_clashes(labels.counts(), {*known_strong()[0].names, *known_weak().names}):
+        yield Problem("audioset.extra.labels", f"{labels.path}: {clash(*pair)}", CLASH_REMEDY)
 
 
 def _unwritable(folder: str) -> str | None:

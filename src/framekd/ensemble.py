@@ -29,7 +29,7 @@ from framekd.config import UserError
 from framekd.data import ClipSet, chunks
 from framekd.files import SteadyFile, sync_folder, write_json
 from framekd.inference import batch_logits, default_device
-from framekd.labels import ClassList, parse_clip_id
+from framekd.labels import ClassList, known_strong, parse_clip_id
 from framekd.models import FrameModel
 from framekd.units import CLIP_FRAMES
 from framekd.versions import VERSIONS
@@ -219,11 +219,11 @@ class _Target:
 
 
 def filenames(ids: Sequence[str]) -> list[bytes]:
-    """File names as the published file spells them, ``Y<ytid>.mp3``; the clip ids if two names would be equal."""
-    try:
-        names = [f"Y{parse_clip_id(name)[0]}.mp3" for name in ids]
-    except ValueError:  # not segments of YouTube videos
-        names = list(ids)
+    """File names as the published file spells them, ``Y<ytid>.mp3``; the clip ids if two names would be equal.
+
+    Clips that are no segments of YouTube videos keep their ids.
+    """
+    names = [spellings(name)[1] if is_segment(name) else name for name in ids]
     return [name.encode() for name in (names if len(set(names)) == len(names) else ids)]
 
 
@@ -235,7 +235,7 @@ class SoftLabels:
 
     A clip is found by its clip id, by ``Y<ytid>.mp3`` or by ``<ytid>``, and also if its name lost trailing letters to
     ``rstrip(".mp3")`` in the authors' code; an exact name is preferred. Classes are matched by id, else by name, in
-    any order. A file without a class list must have as many classes as `classes`.
+    any order. A file without a class list has as many classes as `classes`, or is the published one of 447 classes.
 
     Args:
         path: the HDF5 file.
@@ -266,6 +266,9 @@ class SoftLabels:
                         raise UserError(
                             f"{self.path}: no dataset {name!r}; an ensemble file has filenames and strong_logits"
                         )
+                for name in ("filenames", "clip_ids"):
+                    if name in file and file[name].nbytes > 100 * self.path.stat().st_size:  # else it reads for minutes
+                        raise UserError(f"{self.path} is damaged ({name} is longer than the file); make it again")
                 data = file["strong_logits"]
                 self.shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
                 self._names = [text(name) for name in file["filenames"][:]]
@@ -387,6 +390,9 @@ def match_classes(
         UserError: the file has other classes.
     """
     if not names and not mids:
+        published = known_strong()[0].mids
+        if count == len(published) < len(classes):  # own classes are trained beside AudioSet's
+            return match_classes(path, count, classes, [], list(published))
         if count != len(classes):
             trained = f"but {len(classes)} are trained; take an ensemble of the same classes"
             raise UserError(f"{path} has no class list and {count} classes, {trained}")
@@ -400,6 +406,14 @@ def match_classes(
         raise UserError(f"{path} has none of the trained classes; its first are {', '.join(theirs[:3])}")
     same = len(columns) == count and (columns == np.arange(count)).all()
     return (None if same else columns), torch.from_numpy(columns >= 0)
+
+
+def is_segment(clip: str) -> bool:
+    """Whether a clip id is that of a segment of a YouTube video."""
+    try:
+        return bool(parse_clip_id(clip))
+    except ValueError:
+        return False
 
 
 def spellings(clip: str) -> list[str]:

@@ -10,6 +10,7 @@ from framekd.config import GROUPS, LABEL_FILES, PAPER_TASKS, SEARCH, Config, Ste
 from framekd.jobs import Searched, Stage
 
 WEIGHTS, SPEC, HISTORY = "model.safetensors", "spec.json", "history.jsonl"
+EXTRA = ("audio.h5", "events.tsv")
 STAGES: tuple[Stage, ...] = ("teachers", "students")
 SEARCHED: tuple[Searched, ...] = ("step2", *STAGES)
 """Stages whose learning rates can be searched. Step 2 has two settings: "trained", and "members" (its soft labels)."""
@@ -157,14 +158,21 @@ class Graph:
         """The files that exist once enough clips of these groups are there: jobs that use the clips wait for them."""
         return [f"{self.data}/coverage/{group}.tsv" for group in groups]
 
-    def clips(self, *splits: str) -> dict[str, Any]:
+    @property
+    def extra(self) -> dict[str, str]:
+        """The audio and the events of own recordings, as clips; nothing where there are none."""
+        return {name: f"{self.data}/extra/{name}" for name in EXTRA} if self.config.audioset.extra else {}
+
+    def clips(self, *splits: str, own: bool = True) -> dict[str, Any]:
         """What a job reads to have the clips of AudioSet Strong's `splits` ("train", "eval") with their labels.
 
-        The classes follow from the training labels, so that these are always among them.
+        The classes follow from the training labels, so that these are always among them, and own labels if `own`.
         """
+        audio, events = [[self.extra[name]] if own and self.extra else [] for name in EXTRA]
         names = dict.fromkeys(["train_strong", *(f"{split}_strong" for split in splits), "mid_to_display_name"])
         groups = [{"train": "strong", "eval": "eval"}[split] for split in splits]
-        return {"stores": self.stores(*groups), **{name: self.labels[name] for name in names}}
+        stores = self.stores(*groups) + (audio if "train" in splits else [])
+        return {"stores": stores, **{name: self.labels[name] for name in names}, "extra": events}
 
     def weak_clips(self) -> dict[str, Any]:
         """What a job reads to have the clips of AudioSet Weak with their labels."""
@@ -406,7 +414,11 @@ class Graph:
         alone = _logs(self.packs(models), models)
         names: dict[str, list[str]] = {
             "miniature": [part for part in ("audioset", *PAPER_TASKS) if config.miniature],
-            "data": ["labels", *(f"{name}/{group}" for name in ("clips", "gate") for group in self.groups)],
+            "data": [
+                "labels",
+                *(["extra"] if self.extra else []),
+                *(f"{name}/{group}" for name in ("clips", "gate") for group in self.groups),
+            ],
             "acquire": [store.removeprefix(f"{self.data}/store/")[:-3] for store in self.stores(*self.groups)],
             "untrained": alone if self.untrained else [],
             "step1": alone,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -13,6 +14,7 @@ from framekd.config import UserError
 from framekd.data import Batch
 from framekd.models import FrameModel
 
+CPU_BF16 = "bf16-cpu"
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,8 +38,34 @@ def chosen_device(name: str) -> torch.device:
     return device
 
 
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 by itself; elsewhere it is emulated, and slower."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() or _arm_has_bf16())
+
+
+def _arm_has_bf16() -> bool:
+    if platform.machine() not in ("aarch64", "arm64"):
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def chosen_precision(name: str, device: torch.device) -> str:
+    """The precision of a command's --precision, as :func:`autocast` takes it; UserError if the device has none."""
+    if name not in ("fp32", "bf16"):
+        raise UserError(f"--precision {name!r}: expected fp32 or bf16")
+    if name == "fp32":
+        return name
+    there = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
+    if not there:
+        what = "GPU" if device.type == "cuda" else "processor"
+        raise UserError(f"--precision bf16: this {what} does not compute in bfloat16; leave the option out")
+    return name if device.type == "cuda" else CPU_BF16
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """The context of a forward pass: "bf16" and "fp16" apply on a GPU only, "fp32" never changes anything."""
+    """The context of a forward pass: "bf16" and "fp16" act on a GPU only, "bf16-cpu" on a CPU; "fp32" does nothing."""
+    if precision == CPU_BF16:
+        return torch.autocast("cpu", torch.bfloat16)
     half = HALF.get(precision)
     return torch.autocast("cuda", half) if half is not None and device.type == "cuda" else nullcontext()
 

@@ -82,6 +82,13 @@ class GateJob(Job):
     min_share: float
 
 
+class ExtraJob(Job):
+    """Store own recordings of the folder `audio` as clips."""
+
+    audio: str
+    encoding: Literal["pcm", "flac"]
+
+
 class CheckpointJob(Job):
     """Make checkpoints from published files, or (where `published` has no entry for a model) from a seed."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from framekd import jobs
 from framekd.config import Recipe, Step2, Student, Teacher, UserError, Watch, identity
 from framekd.graph import Graph, Pack
+from framekd.labels.extra import find_audio, read_extra
 from framekd.versions import VERSIONS
 
 
@@ -100,6 +101,17 @@ class Plan(Graph):
             group, [f"weak_{name}" for name in [*audioset.weak_splits, "eval"]]
         )
         return jobs.GateJob(version=VERSIONS["acquire"], splits=lists, min_share=audioset.min_share)
+
+    def extra_audio(self, wildcards: Any) -> list[str]:
+        """The own recordings that the labels name."""
+        extra = self.config.audioset.extra
+        assert extra is not None
+        return [str(path) for path in find_audio(read_extra(extra.labels), extra.audio).values()]
+
+    def extra_job(self, wildcards: Any) -> jobs.ExtraJob:
+        audioset = self.config.audioset
+        assert audioset.extra is not None
+        return jobs.ExtraJob(version=VERSIONS["acquire"], audio=audioset.extra.audio, encoding=audioset.encoding)
 
     def checkpoint_job(self, wildcards: Any, step: jobs.Step, pack: Pack) -> jobs.CheckpointJob:
         config = self.config

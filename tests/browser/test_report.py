@@ -64,7 +64,7 @@ def ink(picture: np.ndarray, top: int, bottom: int) -> float:
     return float((np.abs(part - picture[HEIGHT // 2, 5]).max(axis=2) > 0.1).mean())
 
 
-def boxes(page: Path) -> dict[str, tuple[float, float]]:
+def boxes(page: Path, *arguments: str) -> dict[str, tuple[float, float]]:
     """Top and height of every section and figure, as the browser laid them out."""
     probe = page.with_name("probe.html")
     script = """<script>addEventListener("load", () => { const out = [];
@@ -73,7 +73,7 @@ def boxes(page: Path) -> dict[str, tuple[float, float]]:
       out.push(["page", 0, document.documentElement.scrollHeight, document.documentElement.scrollWidth].join(","));
       document.body.innerHTML = "<pre>" + out.join("\\n") + "</pre>"; });</script></body>"""
     probe.write_text(page.read_text().replace("</body>", script))
-    text = re.search(r"<pre>(.*?)</pre>", browse(probe, "--dump-dom").stdout, re.DOTALL)
+    text = re.search(r"<pre>(.*?)</pre>", browse(probe, "--dump-dom", *arguments).stdout, re.DOTALL)
     assert text, "the page's scripts did not run"
     rows = [line.split(",") for line in text.group(1).splitlines()]
     return {name: (float(top), float(height), float(width)) for name, top, height, width in rows}
@@ -99,3 +99,9 @@ def test_dark_theme_is_dark_and_readable(report):
     picture = screenshot(dark, "dark.png")
     assert picture[5, 5].max() < 0.2
     assert ink(picture, 0, HEIGHT) > 0.01 and picture.max() > 0.8
+
+
+def test_on_a_telephone_figures_keep_their_size_and_the_page_its_width(report):
+    found = boxes(report, "--window-size=420,3000")
+    widths = [width for name, (_, _, width) in found.items() if name.startswith("figure")]
+    assert found["page"][2] <= 520 and max(widths) > 600 and min(widths) > 250

@@ -53,6 +53,7 @@ MISTAKES = [
         2,
         ["labels_dir", "has no balanced_train_segments.csv and 6 other", "labels_dir: null"],
     ),
+    ("models: [tiny]\nstep2: {train: [tiny]}", 1, ["step1.external", "no address for tiny", "step1: {source: seed}"]),
     ("audioset: {labels_dir: nowhere}", 1, ["nowhere does not exist", "labels_dir: null"]),
     ("audioset: {folders: [nowhere]}", 1, ["audioset.folders: nowhere does not exist"]),
     ("student: {soft_labels: {path: gone.h5}}", 1, ["student.soft_labels.path: gone.h5 does not exist", "path: null"]),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from framekd.config import MODELS, UserError
-from framekd.models import ENCODERS, attention_pool, build_from_spec, build_model
+from framekd.models import ENCODERS, WithoutDraws, attention_pool, build_from_spec, build_model
 from framekd.models.beats import Beats
 
 SMALL = {"width": 64, "depth": 2, "heads": 2, "mlp_ratio": 2, "rnn_hidden": 16}
@@ -362,3 +362,12 @@ def test_gpu_agrees_with_cpu_and_draws_from_a_cpu_generator(name):
     with torch.autocast("cuda", dtype=torch.bfloat16):
         one, same = (model(mel, generator=seeded(1))[0] for _ in range(2))
     assert torch.equal(one, same)
+
+
+@pytest.mark.parametrize("name", ["ATST-F", "BEATs", "fPaSST", "M2D", "ASiT", "tiny"])
+def test_a_model_that_is_loaded_from_a_file_draws_no_random_number(name):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with WithoutDraws():
+        build_model(name, n_classes=3, sizes={"width": 32, "depth": 1, "heads": 2})
+    assert torch.equal(torch.get_rng_state(), before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import html
 import re
@@ -14,6 +15,7 @@ import pytest
 from finished_run import CLASSES, example_clips, inputs_of, write_finished_run
 
 from framekd import config
+from framekd.audio import decode
 from framekd.examples import Examples, read_examples, write_examples
 from framekd.report import ReportInputs, figures, shown_threshold, write_report
 from framekd.report.gather import costs, read_history
@@ -242,3 +244,21 @@ def test_a_torn_history_is_read_up_to_the_tear(tmp_path):
     path.write_text('{"step": 1, "train/l\n{"step": 2, "train/loss": 0.4}\n')
     with pytest.raises(ValueError, match="line 1"):
         read_history(path)
+
+
+def test_examples_can_be_heard(page):
+    """Each example has a player, whose mp3 decodes to the clip's length."""
+    players = re.findall(r'<audio controls="controls" preload="none" src="data:audio/mpeg;base64,([^"]+)"', page[1])
+    shown = page[1].count('<figure class="timeline">')
+    assert len(players) == shown > 0
+    sound = base64.b64decode(players[0])
+    assert len(sound) < 60_000 and len(decode(sound)) > 0
+
+
+def test_the_number_of_comparisons_is_explained_below_the_table(page):
+    text = " ".join(page[1].split())
+    assert "corrected for 5 comparisons (Bonferroni; the paper's number, one per model)" in text
+    caption = re.search(r"<caption>Bold: significant .*?</caption>", text)[0]
+    rows, models = map(int, re.search(r"This table has (\d+) rows? of (\d+) models?", caption).groups())
+    table = text[text.index(caption) :].split("</table>")[0]
+    assert table.count('<th scope="row">') == rows and table.split("</thead>")[0].count("<th>") == models + 1

@@ -43,6 +43,17 @@ def test_the_demo_says_that_it_has_no_published_models(clone):
     assert "of which the miniature has none" in said
 
 
+def test_own_recordings_are_stored_once_and_join_the_training_clips(clone, tmp_path):
+    (tmp_path / "own 1.wav").touch()
+    (tmp_path / "own.tsv").write_text("filename\tonset\toffset\tevent_label\nown 1.wav\t0\t1\tMine\n")
+    path = tmp_path / "own.yaml"
+    path.write_text(f"audioset: {{extra: {{labels: {tmp_path}/own.tsv, audio: {tmp_path}}}}}")
+    run = snakemake(clone, "-n", "results/table1.csv", "--configfile", str(path))
+    planned = jobs(run)
+    assert (planned["extra"], planned["acquire"]) == (1, 248) and f"{tmp_path}/own 1.wav" in run.stdout
+    assert run.stdout.count("data/extra/audio.h5") > run.stdout.count("data/labels/eval_segments.csv")
+
+
 def downstream_data(folder):
     """A configuration file whose downstream folders exist: without data, Table II and `all` are refused."""
     tasks = {}

@@ -41,6 +41,33 @@ rule labels:
         "../../scripts/labels.py"
 
 
+# Own recordings that join AudioSet Strong's training clips.
+if cfg.audioset.extra:
+
+    rule extra:
+        input:
+            labels=cfg.audioset.extra.labels,
+            recordings=plan.extra_audio,
+            train_strong=plan.labels["train_strong"],
+            mid_to_display_name=plan.labels["mid_to_display_name"],
+        output:
+            audio=plan.extra["audio.h5"],
+            events=plan.extra["events.tsv"],
+        log:
+            f"{R}/logs/data/extra.log",
+        benchmark:
+            f"{R}/benchmarks/data/extra.tsv"
+        conda:
+            "../envs/framekd.yaml"
+        threads: plan.threads("acquire")
+        resources:
+            **plan.resources("acquire"),
+        params:
+            **plan.params(plan.extra_job),
+        script:
+            "../../scripts/extra.py"
+
+
 # The clips of a group (by need: `strong`, `eval` or `weak`), and the shard that each belongs to.
 rule clips:
     input:

@@ -166,7 +166,7 @@ use rule table1 as table_step2 with:
 # The authors' own Step 3 checkpoints on this site's evaluation clips, beside the paper's numbers. No part of `all`.
 rule evaluate_published:
     input:
-        **plan.clips("eval"),
+        **plan.clips("eval", own=False),
         coverage=ancient(plan.coverage("eval")),
         weights=f"{R}/checkpoints/step3/{{model}}/model.safetensors",
         specs=f"{R}/checkpoints/step3/{{model}}/spec.json",

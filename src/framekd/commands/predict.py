@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
         "files", nargs="+", metavar="FILE", help="files, folders, patterns such as 'a/**/*.mp3'; - is standard input"
     )
     model_arguments(out)
+    out.add_argument("--precision", default="fp32", help="fp32, or bf16 on processors and GPUs that have it (fp32)")
     out.add_argument("--out", help="folder for the results (default: beside each file)")
     out.add_argument("--format", default="tsv", help="comma-separated: tsv, json, jsonl, audacity, rttm, csv (tsv)")
     out.add_argument("--top", type=int, default=0, metavar="N", help="also write the N most probable classes of a file")
@@ -89,6 +90,8 @@ def predict(given: argparse.Namespace) -> int:
     """Detect events in each file. A file that cannot be read is reported and skipped, and the exit code is 1."""
     from framekd.commands.formats import FORMATS
     from framekd.commands.recordings import collect, on_disk
+    from framekd.inference import chosen_precision
+    from framekd.windows import model_device
 
     formats = list(dict.fromkeys(given.format.split(",")))
     if unknown := [name for name in formats if name not in FORMATS]:
@@ -102,7 +105,8 @@ def predict(given: argparse.Namespace) -> int:
     if not recordings:
         return 1
     model, classes = open_for_frames(given.model, given.device)
-    options, failed = options_of(given, classes), len(problems)
+    precision = chosen_precision(given.precision, model_device(model))
+    options, failed = {**options_of(given, classes), "precision": precision}, len(problems)
     with Progress(recordings) as progress:
         for recording in recordings:
             path = recording.path

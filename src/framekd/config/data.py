@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from framekd.config.base import Block, Seed, field
 
@@ -67,6 +67,21 @@ class Download(Block):
         return value
 
 
+class Extra(Block):
+    """Own recordings that join AudioSet Strong's training set."""
+
+    labels: str = field(
+        "", "table of their events: filename, onset, offset, event_label (docs/own-data.md)", min_length=1
+    )
+    audio: str = field("", "folder of the recordings", min_length=1)
+
+    @model_validator(mode="after")
+    def _both(self) -> Extra:
+        if not self.labels or not self.audio:
+            raise ValueError("expected a table and a folder; write extra: {labels: mine.tsv, audio: recordings}")
+        return self
+
+
 class AudioSet(Block):
     """AudioSet's labels and audio."""
 
@@ -100,6 +115,9 @@ class AudioSet(Block):
         0.9, "share of each published list's clips that must be there before they are used", ge=0, le=1
     )
     download: Download = field(Download, "downloading")
+    extra: Extra | None = field(
+        None, "own recordings and classes beside AudioSet Strong's training clips: {labels: mine.tsv, audio: FOLDER}"
+    )
 
     @field_validator("labels_url", "labels_sha256")
     @classmethod

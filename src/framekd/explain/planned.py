@@ -18,6 +18,7 @@ from framekd.plan import Plan
 PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ("miniature/(?P<part>.+)", lambda plan, w, pack: plan.miniature_job(w)),
     ("data/labels", lambda plan, w, pack: plan.labels_job(w)),
+    ("data/extra", lambda plan, w, pack: plan.extra_job(w)),
     ("data/clips/(?P<group>.+)", lambda plan, w, pack: plan.clips_job(w)),
     ("data/gate/(?P<group>.+)", lambda plan, w, pack: plan.gate_job(w)),
     (r"acquire/(?P<group>[^/]+)/(?P<shard>\d+)", lambda plan, w, pack: plan.acquire_job(w)),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from framekd.config import UserError, resolve_sizes
@@ -71,6 +72,9 @@ def build_model(
     )
 
 
+DRAWS = (Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_, init.kaiming_normal_)
+
+
 class WithoutDraws(TorchFunctionMode):
     """A context that leaves new weights as they are in memory, for models that are loaded from a file.
 
@@ -78,8 +82,10 @@ class WithoutDraws(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Skip the two operations that all of torch's initialisations draw with."""
-        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
+        """Skip the operations that draw. The mode does not see what those of `init` call."""
+        if func in DRAWS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def build_from_spec(spec: Mapping[str, Any]) -> FrameModel:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from framekd import acquire as acquisition
-from framekd.jobs import AcquireJob, ClipsJob, GateJob, LabelsJob, MiniatureJob
+from framekd.audio import decode_stream, to_int16
+from framekd.config import UserError
+from framekd.files import replacing, write_text
+from framekd.jobs import AcquireJob, ClipsJob, ExtraJob, GateJob, LabelsJob, MiniatureJob
+from framekd.labels import derive_classes, read_display_names, read_strong
+from framekd.labels.extra import PREFIX, find_audio, read_extra, with_own
+from framekd.recordings import fit_times
+from framekd.store import StoredClip, write_shard
+from framekd.units import CLIP_SECONDS, FRAME_SAMPLES, SAMPLE_RATE
 
 
 def build_miniature(job: MiniatureJob, *, summary: str, threads: int) -> None:
@@ -78,6 +87,59 @@ def _served(media: str | None) -> Iterator[str | None]:
 def _print_progress(settled: int, total: int) -> None:
     if settled % 50 == 0 or settled == total:
         print(f"{settled} of {total} clips", flush=True)
+
+
+def store_extra(job: ExtraJob, *, inputs: Mapping[str, Any], out: Mapping[str, str]) -> None:
+    """Store own recordings in pieces of 10 s, and write the events of each piece.
+
+    Args:
+        job: names the folder of the recordings.
+        inputs: `labels`, the table of events; train_strong and mid_to_display_name.
+        out: `audio` (a shard) and `events`.
+    Raises:
+        UserError: a recording is missing or cannot be decoded, events are out of range, or class names clash.
+    """
+    labels = read_extra(inputs["labels"])
+    names = read_display_names(inputs["mid_to_display_name"])
+    published = derive_classes(read_strong(inputs["train_strong"]).labels, names, source=inputs["train_strong"])
+    classes = with_own(published, labels.counts(), names, source=labels.path)
+    seconds: dict[str, float] = {}
+    pieces = _pieces(find_audio(labels, job.audio), seconds)
+    with replacing(out["audio"]) as aside:
+        clips = write_shard(aside, pieces, encoding=job.encoding)
+        events = fit_times(labels, seconds).events
+        rows = ["filename\tonset\toffset\tevent_label\n"]
+        for name, length in seconds.items():
+            for piece in range(_count(length)):
+                begin, clip = piece * CLIP_SECONDS, _piece_id(name, piece)
+                inside = [(max(0, a - begin), min(CLIP_SECONDS, b - begin), label) for a, b, label in events[name]]
+                there = [(a, b, label) for a, b, label in inside if a < b]
+                rows += [f"{clip}\t{a:.3f}\t{b:.3f}\t{label}\n" for a, b, label in there] or [f"{clip}\t\t\t\n"]
+        write_text(out["events"], "".join(rows))
+    new, known = classes.names[len(published) :], sorted(set(labels.counts()) & set(published.names))
+    print(f"{len(seconds)} recordings, {clips} clips; {len(new)} new classes ({', '.join(new) or 'none'})")
+    print(f"classes of AudioSet Strong with further clips: {', '.join(known) or 'none'}")
+
+
+def _pieces(files: Mapping[str, Path], seconds: dict[str, float]) -> Iterator[StoredClip]:
+    """The recordings in pieces of 10 s, sorted by id; the length of each is entered in `seconds`."""
+    for name in sorted(files, key=lambda name: f"{name}/"):
+        samples = 0
+        for piece, block in enumerate(decode_stream(files[name], block_seconds=CLIP_SECONDS)):
+            if piece == 0 or len(block) >= FRAME_SAMPLES:
+                yield StoredClip(_piece_id(name, piece), round(1000 * piece * CLIP_SECONDS), to_int16(block), "extra")
+                samples += len(block)
+        if not samples:
+            raise UserError(f"{files[name]}: it holds no audio samples")
+        seconds[name] = samples / SAMPLE_RATE
+
+
+def _piece_id(name: str, piece: int) -> str:
+    return f"{PREFIX}{name}/{piece:06d}"
+
+
+def _count(seconds: float) -> int:
+    return math.ceil(seconds / CLIP_SECONDS)
 
 
 def gate(job: GateJob, *, inputs: Mapping[str, Any], out: str) -> None:

@@ -21,6 +21,7 @@ from framekd.graph import HISTORY, SPEC, WEIGHTS
 from framekd.inference import default_device
 from framekd.jobs import Step2Job, TrainJob
 from framekd.labels import ClassList, derive_classes, read_display_names, read_strong, read_weak_classes
+from framekd.labels.extra import joined, read_extra, with_own
 from framekd.models import FrameModel
 from framekd.pipeline.checkpoints import provenance, start_from
 from framekd.pipeline.kept import alone, each, give_back, keep, key
@@ -173,9 +174,18 @@ def strong_classes_of(train_strong: str, names: str) -> ClassList:
 
 
 def strong_clips(inputs: Inputs, split: str = "train") -> ClipSet:
-    """AudioSet Strong's clips of `split` ("train" or "eval") that are stored, labelled with the training classes."""
+    """AudioSet Strong's clips of `split` ("train" or "eval") that are stored, labelled with the training classes.
+
+    Where `inputs` has a table of own events (`extra`), its classes are behind AudioSet's, and its clips are training
+    clips.
+    """
     classes = strong_classes_of(inputs["train_strong"], inputs["mid_to_display_name"])
-    return strong_set(Store(inputs["stores"]), inputs[f"{split}_strong"], classes)
+    labels = read_strong(inputs[f"{split}_strong"])
+    for path in inputs.get("extra", []):
+        own = read_extra(path)
+        classes = with_own(classes, own.counts(), read_display_names(inputs["mid_to_display_name"]), source=path)
+        labels = joined(labels, own, classes) if split == "train" else labels
+    return strong_set(Store(inputs["stores"]), labels, classes)
 
 
 def train_strong(job: TrainJob, *, inputs: Inputs, weights: Sequence[str], processes: int = 1) -> None:

@@ -17,6 +17,7 @@ from framekd.examples import Examples
 from framekd.files import write_text
 from framekd.report import figures
 from framekd.report.gather import Findings, ReportInputs, commit_of, gather
+from framekd.report.sound import audio
 
 TITLE = "Effective pre-training of audio transformers for sound event detection"
 THRESHOLDS = (0.5, 0.4, 0.3, 0.2, 0.1)
@@ -336,7 +337,7 @@ def _figures(found: Findings, threshold: float | None, models: list[str]) -> dic
     for examples in found.examples:
         level = shown_threshold(examples) if threshold is None else threshold
         drawn = [(clip, figures.timeline(clip, examples, threshold=level)) for clip in examples.clips]
-        clips = [{"id": clip.id, "svg": svg, "events": clip.events} for clip, svg in drawn]
+        clips = [{"id": c.id, "svg": svg, "events": c.events, "audio": audio(c.waveform)} for c, svg in drawn]
         out["examples"].append({"title": examples.title, "clips": clips, "threshold": level})
     return out
 

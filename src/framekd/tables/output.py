@@ -9,11 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from framekd.config import MODELS
 from framekd.files import write_text
 from framekd.tables.build import partial, published_models, significance, step2, table1, table2, teachers
 from framekd.tables.rows import (
+    AVERAGE,
     CHECKPOINT_TITLES,
     CONSTANT,
+    ENSEMBLE,
     GUESS,
     MODES,
     PUBLISHED,
@@ -156,12 +159,22 @@ def notes_of(frame: pd.DataFrame, *, miniature: bool) -> list[str]:
 
 def own_notes(frame: pd.DataFrame) -> list[str]:
     """What has to be said of the further values and rows of a table."""
+    others = _average_note(frame)
     if "checkpoint" not in frame:
-        return [SUBSETS_NOTE] if "mean_unheard" in frame else []
+        return [*others, *([SUBSETS_NOTE] if "mean_unheard" in frame else [])]
     notes = TABLE2_NOTES if (frame["mode"] == CONSTANT).any() else TABLE2_NOTES[:1]
     own = frame[~frame["task"].isin(TASKS)].groupby("task", sort=False)[f"mean_{WITHOUT_PENALTY}"]
     psds1 = own.apply(lambda values: values.notna().any())
-    return [*notes, *(f"{task}: {OWN_SCORES[bool(flag)]}, of this site." for task, flag in psds1.items())]
+    return [*others, *notes, *(f"{task}: {OWN_SCORES[bool(flag)]}, of this site." for task, flag in psds1.items())]
+
+
+def _average_note(frame: pd.DataFrame) -> list[str]:
+    """A sentence where the paper's average stands beside that of other models than its five."""
+    ours = [name for name in dict.fromkeys(frame["model"]) if name not in (AVERAGE, ENSEMBLE, GUESS[0])]
+    averaged = frame["model"].isin([AVERAGE, ENSEMBLE])
+    if set(ours) == set(MODELS) or not frame.loc[averaged, "published"].notna().any():
+        return []
+    return [f"The published averages are of the paper's five models, ours of {', '.join(ours)}: they do not compare."]
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None:
