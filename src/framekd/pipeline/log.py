@@ -49,9 +49,8 @@ def job_log(snakemake: Any, *, resumes: bool = False) -> Iterator[None]:
     waited = _wait_for(lease, log)
     with contextlib.ExitStack() as leaving:
         leaving.callback(lease.release)
-        log.with_suffix(".json").unlink(
-            missing_ok=True
-        )  # a log without a record is that of a job that did not end well
+        # A log without a record is that of a job that did not end well.
+        log.with_suffix(".json").unlink(missing_ok=True)
         leaving.enter_context(_run(snakemake, log, began, waited, resumes))
         yield
 
