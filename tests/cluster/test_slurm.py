@@ -141,14 +141,17 @@ def test_a_preempted_job_is_queued_again_by_slurm_and_goes_on(here, folder, whol
 def test_after_a_killed_master_one_command_goes_on_with_the_job_that_still_runs(here, folder, whole):
     run = Run(here, folder, "--", student(1))
     job = training(here, folder)
+    assert here.run("scontrol", "suspend", job).returncode == 0  # so that it does not end before it is taken over
     refused = Run(here, folder, "--", student(1), program=("-m", "framekd.cli", "resume"))
     assert "runs Snakemake in this folder; end it first" in refused.wait(120) and refused.process.returncode == 1
     run.process.kill()
     run.process.wait()
+    taken_over = f"runs already, as Slurm job {job} of an earlier run"
     again = Run(here, folder, "--", student(1), program=("-m", "framekd.cli", "resume"))
+    wait_for("the job to be taken over", lambda: taken_over in again.log.read_text(), 120)
+    assert here.run("scontrol", "resume", job).returncode == 0
     text = again.wait()
-    assert again.process.returncode == 0, text[-3000:]
-    assert "it is unlocked" in text and f"runs already, as Slurm job {job} of an earlier run" in text
+    assert again.process.returncode == 0 and "it is unlocked" in text, text[-3000:]
     assert submitted(text) == 0 and digest(folder, 1) == whole[1]
 
 

@@ -104,8 +104,8 @@ def test_a_training_that_stops_for_another_reason_does_not_run_again_by_itself(t
 def test_a_stage_that_goes_on_where_it_was_is_queued_again_before_its_wall_time(tmp_path, scontrol):
     end = str(int(time.time()) + 22)  # 20 s are the margin
     process = start(tmp_path, "acquires", "30", "resumes", SLURM_JOB_END_TIME=end, **scontrol)
-    until(lambda: asked(tmp_path))
+    until((tmp_path / "began").exists)
+    until(lambda: "Slurm job 5 runs again and goes on" in (tmp_path / "logs/r.log").read_text())
     process.kill()
     process.wait()
     assert asked(tmp_path) == ["requeue 5"]
-    assert "Slurm job 5 runs again and goes on" in (tmp_path / "logs/r.log").read_text()
