@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -16,8 +15,6 @@ import numpy as np
 import pytest
 from conftest import copy_repository, jobs, snakemake
 from filelock import FileLock
-
-from framekd.cli import main
 
 CONFIG = ("--configfile", "config/demo.yaml", "tests/workflow/tiny.yaml")
 RESULTS = ("table1.csv", "table1.md", "table1.tex", "teachers.csv", "significance.csv", "table2.csv", "report.html")
@@ -285,40 +282,6 @@ def test_one_student_that_fails_for_good_costs_its_own_score_and_nothing_else(do
     assert run.returncode == 0, run.stdout + run.stderr
     assert {(r["setting"], r["model"]): r for r in rows(out / "table1.csv")} == before
     assert not [*out.glob("*.partial.*")]
-
-
-def test_own_recordings_and_classes_join_the_whole_run(done, tmp_path):
-    """Real recordings under a name of one's own, and under one of AudioSet, from the table to the scores."""
-    folder, own = tmp_path / "framekd", tmp_path / "own"
-    shutil.copytree(done, folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
-    own.mkdir()
-    table = ["filename\tonset\toffset\tevent_label"]
-    for name, label in (("bleat", "My goat"), ("bell", "Bell")):
-        for path in sorted((folder / "miniature/recordings").glob(f"{name}_*.ogg"))[:4]:
-            shutil.copy(path, own)
-            table.append(f"{path.name}\t0\t0.4\t{label}")
-    (own / "own.tsv").write_text("\n".join(table) + "\n")
-    extra = f"audioset: {{extra: {{labels: {own}/own.tsv, audio: {own}}}}}"
-    (folder / "own.yaml").write_text(f"{extra}\nsettings: {{li_et_al: null, without_kd: null, without_rnn: null}}")
-    out = folder / "results/tiny"
-    classes = json.loads((out / "students/proposed/fPaSST/seed1/spec.json").read_text())["classes"]
-    scored = out / "evaluation/students/proposed/fPaSST/seed1.csv"
-    before = rows(scored)
-    target = (str(scored.relative_to(folder)), *CONFIG, "own.yaml")
-    run = snakemake(folder, "--cores", "2", *target)
-    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
-    said = (out / "logs/data/extra.log").read_text()
-    assert "8 recordings, 8 clips; 1 new classes (My goat)" in said and "with further clips: Bell" in said
-    with h5py.File(out / "ensembles/proposed.h5") as file:
-        taught = [name.decode() for name in file["clip_ids"]]
-        assert sum(name.startswith("extra/") for name in taught) == 8 < len(taught)
-    student = out / "students/proposed/fPaSST/seed1"
-    assert json.loads((student / "spec.json").read_text())["classes"] == [*classes, "My goat"]
-    assert [row["classes"] for row in rows(scored)] == [row["classes"] for row in before]  # AudioSet's alone are scored
-    assert jobs(snakemake(folder, "-n", *target)) == {}
-    words = ["--model", str(student), "--labels", str(own / "own.tsv"), "--audio", str(own), "--out", str(own)]
-    assert main(["evaluate", *words]) == 0
-    assert {row["class"] for row in rows(own / "scores.csv")} == {"(all)", "Bell", "My goat"}
 
 
 def test_the_same_jobs_again_give_the_same_bytes(done):
