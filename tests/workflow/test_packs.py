@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import random
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, copy_repository, jobs, snakemake
 from filelock import FileLock
+
+sys.path.insert(0, str(ROOT / "tools"))
+from disturbed import Disturbed, digests
 
 TABLE, FROM_STUDENT = "results/students/table1.csv", "results/students/downstream/DC16-T2/fPaSST/full.csv"
 CONFIG = ("--configfile", "config/demo.yaml", "students.yaml")
@@ -28,6 +33,28 @@ def done(tmp_path_factory) -> Path:
     run = snakemake(folder, *RUN)
     assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
     return folder
+
+
+def test_a_run_that_is_killed_at_random_moments_gives_the_same_bytes(done, tmp_path):
+    """tools/torture.py in small: the students and what follows, from audio and Step 1 on."""
+
+    def begun(folder: Path) -> None:
+        shutil.copytree(done, folder, symlinks=True)
+        out = folder / "results/students"
+        shutil.rmtree(out / "students"), shutil.rmtree(out / "evaluation/students")
+        for path in [*out.glob("table1.*"), *out.glob("downstream/DC16-T2/*/full.csv")]:
+            path.unlink()
+
+    expected = digests(done / "results/students")
+    assert sum("model.safetensors" in name for name in expected) >= 6 and "table1.csv" in expected
+    moments: list[dict] = []
+    runs = Disturbed(
+        tmp_path, begun, RUN, "results/students", chance=random.Random(3), within=20.0, says=moments.append
+    )
+    found = runs.run(4, expected)
+    assert found == {"moments": 4, "wrong": [], "lost": [], "hung": False, "failed": False}, (
+        found, moments, runs.output.read_text()[-3000:],
+    )  # fmt: skip
 
 
 def test_a_student_that_fails_in_a_pack_costs_its_own_cell_and_nothing_else(done):
