@@ -256,9 +256,8 @@ def verdict(job: str, record: Path) -> str | None:
     executor = Executor.__new__(Executor)
     executor._looks = {}
     member = SimpleNamespace(is_group=lambda: False, log=[record.with_suffix(".log")])
-    found = [
-        executor._verdict(SimpleNamespace(external_jobid=job, job=member), state(job)) for _ in range(PATIENCE)  # type: ignore[arg-type]
-    ]  # fmt: skip
+    about = SimpleNamespace(external_jobid=job, job=member)
+    found = [executor._verdict(about, state(job)) for _ in range(PATIENCE)]
     assert found[:-1] == [None] * (PATIENCE - 1)
     return found[-1]
 
