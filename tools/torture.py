@@ -5,7 +5,7 @@
     python tools/torture.py --moments 25 --through slurm      on the test cluster of tests/cluster
 
 Runs are in a temporary folder: of root, a tmpfs, which can be filled. A moment is 0 to `--within` seconds after a start
-or after the last moment. When a run is whole it is compared, and the next one begins. Every moment is a line of the
+or the last moment. When a run is whole it is compared, and the next one begins. Every moment is a line of the
 log, and a later call goes on with its count; moments of a run that was not compared do not count. The exit code is 1 if
 anything was wrong, lost or hung.
 """
@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "miniature", "tests/workflow")
 
 
-def copy(folder: Path) -> None:
+def copy(source: Path, folder: Path) -> None:
     """The repository without results."""
     for name in PARTS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        source = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder / name)
+        tree = (source / name).is_dir()
+        shutil.copytree(source / name, folder / name, ignore=ignore) if tree else shutil.copy(source / name, folder)
     (folder / "slurm").symlink_to("profiles/slurm")
 
 
@@ -65,10 +66,11 @@ class Log:
     def __init__(self, path: Path, about: str) -> None:
         self.path, self.runs, self.moments = path, list[dict[str, Any]](), list[dict[str, Any]]()
         self.expected: dict[str, str] | None = None
+        self.seconds = 0
         self.about, self.pending = about, list[dict[str, Any]]()
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
         if lines and lines[0].get("about") == about:
-            self.expected = lines[0]["expected"]
+            self.expected, self.seconds = lines[0]["expected"], lines[0]["seconds"]
             for record in lines[1:]:
                 self._count(record)
 
@@ -79,10 +81,11 @@ class Log:
         else:  # the first moment of a run: those before it are of a run that was not compared
             self.pending = [*(self.pending if record["moment"] > 1 else ()), record]
 
-    def begin(self, expected: dict[str, str]) -> None:
-        self.expected = expected
+    def begin(self, expected: dict[str, str], seconds: float) -> None:
+        """Begin anew, with the files of an undisturbed run and how long it took."""
+        self.expected, self.seconds = expected, round(seconds)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps({"about": self.about, "expected": expected}) + "\n")
+        self.path.write_text(json.dumps({"about": self.about, "seconds": self.seconds, "expected": expected}) + "\n")
 
     def add(self, record: dict[str, Any]) -> None:
         """Write a record; that of a run makes the moments before it count."""
@@ -118,7 +121,7 @@ def main() -> int:
     """Run the matrix."""
     out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("--moments", type=int, default=100, help="how often runs are disturbed, with those of the log")
-    out.add_argument("--within", type=float, default=40.0, help="seconds within which a run is disturbed")
+    out.add_argument("--within", type=float, help="seconds (default: a twelfth of an undisturbed run)")
     out.add_argument("--minutes", type=float, default=600.0, help="after which no run is disturbed any more")
     out.add_argument("--seed", type=int, default=1)
     out.add_argument("--students", action="store_true", help="the smaller graph")
@@ -137,26 +140,27 @@ def main() -> int:
     if given.through and (reason := install()):
         sys.exit(f"no cluster here: {reason}")
     with place("3g") as (work, mounted), cluster() if given.through else nullcontext() as up:
-        whole = work / "undisturbed"
-        copy(whole)
-        sources = [path for path in sorted(whole.rglob("*")) if path.is_file()]
-        about = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources)).hexdigest()
+        source, whole = work / "source", work / "undisturbed"
+        copy(ROOT, source)
+        files = [path for path in sorted(source.rglob("*")) if path.is_file()]
+        about = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
         log = Log(given.log or ROOT / f"results/{called}.jsonl", about)
         if log.expected is None:
+            copy(source, whole)
             began = time.monotonic()
             command = [sys.executable, "-m", "snakemake", *arguments]
             environment = {**os.environ, "PYTHONPATH": str(whole / "src")}
             run = subprocess.run(command, cwd=whole, capture_output=True, text=True, env=environment)
             if run.returncode:
                 sys.exit("the undisturbed run failed:\n" + (run.stdout + run.stderr)[-4000:])
-            log.begin(digests(whole / f"results/{name}"))
-            print(f"undisturbed, without Slurm: {(time.monotonic() - began) / 60:.1f} min", flush=True)
-        shutil.rmtree(whole)
+            log.begin(digests(whole / f"results/{name}"), time.monotonic() - began)
+            print(f"undisturbed, without Slurm: {log.seconds / 60:.1f} min", flush=True)
+            shutil.rmtree(whole)
         kinds = (*KINDS, *(SLURM_KINDS if up else ()), *(ROOT_KINDS if mounted and not up else ()))
         while (left := given.moments - len(log.moments)) > 0 and time.monotonic() < until:
             began, chance = time.monotonic(), random.Random(f"{given.seed} {len(log.runs)}")
-            disturbed = Disturbed(work, copy, arguments, f"results/{name}", chance=chance, kinds=kinds,
-                              within=given.within, cluster=up, says=log.add)  # fmt: skip
+            disturbed = Disturbed(work, partial(copy, source), arguments, f"results/{name}", chance=chance, kinds=kinds,
+                              within=given.within or log.seconds / 12, cluster=up, says=log.add)  # fmt: skip
             record = disturbed.run(left, log.expected or {}, until)
             log.add({**record, "minutes": round((time.monotonic() - began) / 60, 1)})
             if record["failed"] or record["hung"]:
