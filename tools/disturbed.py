@@ -137,7 +137,7 @@ class Disturbed:
             time.sleep(0.01 if kind == "write" else 0.1)
             if kind == "write" and time.monotonic() > began + wait / 2 and self.files() - before:
                 break
-        stages = sorted({rule for _, line in self.processes() if (rule := stage_of(line))})
+        stages = sorted({stage for pid, line in self.processes() if (stage := self.stage(pid, line))})
         if process.poll() is not None:
             return None
         if kind in ("disk full", "read-only"):
@@ -177,6 +177,15 @@ class Disturbed:
             except OSError:
                 continue
         return found
+
+    def stage(self, pid: int, line: str) -> str | None:
+        """The stage of a job's script: the first folder of its log, or its name before it has one."""
+        if (found := re.search(r"\.snakemake/scripts/\w+\.(\w+)\.py", line)) is None:
+            return None
+        try:
+            return (Path(f"/proc/{pid}/fd/1").readlink()).relative_to(self.results / "logs").parts[0]
+        except (OSError, ValueError):
+            return found[1]
 
     def kill(self, number: int, *, masters: bool = False, scripts: bool = False, one: bool = False) -> int:
         """Send a signal to processes that work in the folder: all, Snakemake's masters, or the scripts of jobs.
@@ -240,9 +249,3 @@ class Disturbed:
             yield
         finally:
             subprocess.run(["umount", "-l", str(self.results)], check=True)
-
-
-def stage_of(line: str) -> str | None:
-    """The rule, without its pack, of a process of Snakemake that runs one job."""
-    found = re.search(r"--target-jobs '?(\w+?)(_pack\d+)?(_seed\w+)?:", line)
-    return found[1] if found else None
