@@ -122,7 +122,17 @@ def submitted(text: str) -> int:
     return len(re.findall(r"has been submitted with SLURM jobid", text))
 
 
-def test_the_run_as_typed_gives_the_same_bytes_and_says_what_it_does(here, folder, whole):
+@pytest.fixture
+def slowly(here, tmp_path, monkeypatch) -> None:
+    """Slurm answers questions about jobs after 3 s, later than they are first asked."""
+    script = tmp_path / "bin/squeue"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nsleep 3\nexec {shutil.which("squeue")} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setitem(here.env, "PATH", f"{script.parent}:{here.env['PATH']}")
+
+
+def test_the_run_as_typed_gives_the_same_bytes_and_says_what_it_does(here, folder, whole, slowly):
     run = Run(here, folder, "--", student(1))
     job = training(here, folder)
     state, name, comment = here.queue()[job]
