@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from framekd.config import LABEL_FILES, Config, Sources, Step2, UserError, load, read_sources
+from framekd.config import LABEL_FILES, Config, Sources, Step2, TaskSearch, UserError, load, read_sources
 from framekd.config.recipe import HeadRecipe
 from framekd.graph import Graph
 from framekd.labels import known_strong, known_weak
 from framekd.labels.extra import CLASH_REMEDY, clash, class_clashes, find_audio, read_extra
 
+DEFAULT_SHARE = TaskSearch().share
 TABLE2 = ("all", "report", "table2", "downstream")
 """Names in targets for which the downstream tasks are run."""
 OTHER_RULES = ("table1", "teachers", "significance", "table_step2", "labels", "step1")
@@ -73,7 +74,7 @@ def problems(config: Config, sources: Sources, *, targets: Iterable[str] | None 
         *_soft_labels(config),
     ]
     if _asks_for_table2(config, targets):
-        found += _downstream(config)
+        found += [*_downstream(config), *_judges(config)]
     return [replace(p, place=sources.place(p.key, *p.also)) for p in dict.fromkeys(found)]
 
 
@@ -235,6 +236,29 @@ def _soft_labels(config: Config) -> Iterator[Problem]:
             yield Problem(
                 f"{key}.path", f"{file.path} does not exist", "correct the path, or write path: null with a url"
             )
+
+
+def _judges(config: Config) -> Iterator[Problem]:
+    """Tasks that search learning rates, or select weights, without validation clips."""
+    for task, block in config.downstream.named.items():
+        key, root, share = config.downstream.key(task), Path(block.data), block.search.share
+        if not block.validates or (task not in ("DESED", *config.downstream.tasks) and not root.is_dir()):
+            continue
+        if task == "DC16-T2" and not (root / "valid.json").is_file():
+            what, remedy = f"{root} has no valid.json", "put HEAR's validation split there"
+        elif task == "MAESTRO" and len(list(root.glob("fold*.json"))) < 3:
+            what, remedy = f"{root} has fewer than 3 folds", "put HEAR's folds there"
+        elif task == "DESED" and share == 0:
+            what, remedy = "search.share is 0, so that no clips judge", f"write search: {{share: {DEFAULT_SHARE}}}"
+        elif task in config.downstream.tasks and share == 0 and not (root / "valid.tsv").is_file():
+            what = f"search.share is 0 and {root} has no valid.tsv, so that no clips judge"
+            remedy = f"write search: {{share: {DEFAULT_SHARE}}}"
+        else:
+            continue
+        why = "weights are selected (select: best)" if block.select == "best" else "learning rates are searched"
+        also = tuple(f"{key}.{name}" for name in ("select", "frozen.learning_rate", "finetune.learning_rate"))
+        numbers = "numbers as learning rates and select: last"
+        yield Problem(f"{key}.search", f"{why}, but {what}", f"{remedy}, or write {numbers}", also=also)
 
 
 def _downstream(config: Config) -> Iterator[Problem]:
