@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from framekd.config import LABEL_FILES, Config, Sources, Step2, TaskSearch, UserError, load, read_sources
+from framekd.config import LABEL_FILES, Config, OwnTask, Sources, Step2, Task, TaskSearch, UserError, load, read_sources
 from framekd.config.recipe import HeadRecipe
 from framekd.graph import Graph
 from framekd.labels import known_strong, known_weak
 from framekd.labels.extra import CLASH_REMEDY, clash, class_clashes, find_audio, read_extra
 
-DEFAULT_SHARE = TaskSearch().share
 TABLE2 = ("all", "report", "table2", "downstream")
 """Names in targets for which the downstream tasks are run."""
 OTHER_RULES = ("table1", "teachers", "significance", "table_step2", "labels", "step1")
@@ -74,7 +73,7 @@ def problems(config: Config, sources: Sources, *, targets: Iterable[str] | None 
         *_soft_labels(config),
     ]
     if _asks_for_table2(config, targets):
-        found += [*_downstream(config), *_judges(config)]
+        found += _downstream(config)
     return [replace(p, place=sources.place(p.key, *p.also)) for p in dict.fromkeys(found)]
 
 
@@ -238,27 +237,18 @@ def _soft_labels(config: Config) -> Iterator[Problem]:
             )
 
 
-def _judges(config: Config) -> Iterator[Problem]:
-    """Tasks that search learning rates, or select weights, without validation clips."""
-    for task, block in config.downstream.named.items():
-        key, root, share = config.downstream.key(task), Path(block.data), block.search.share
-        if not block.validates or (task not in ("DESED", *config.downstream.tasks) and not root.is_dir()):
-            continue
-        if task == "DC16-T2" and not (root / "valid.json").is_file():
-            what, remedy = f"{root} has no valid.json", "put HEAR's validation split there"
-        elif task == "MAESTRO" and len(list(root.glob("fold*.json"))) < 3:
-            what, remedy = f"{root} has fewer than 3 folds", "put HEAR's folds there"
-        elif task == "DESED" and share == 0:
-            what, remedy = "search.share is 0, so that no clips judge", f"write search: {{share: {DEFAULT_SHARE}}}"
-        elif task in config.downstream.tasks and share == 0 and not (root / "valid.tsv").is_file():
-            what = f"search.share is 0 and {root} has no valid.tsv, so that no clips judge"
-            remedy = f"write search: {{share: {DEFAULT_SHARE}}}"
-        else:
-            continue
-        why = "weights are selected (select: best)" if block.select == "best" else "learning rates are searched"
-        also = tuple(f"{key}.{name}" for name in ("select", "frozen.learning_rate", "finetune.learning_rate"))
-        numbers = "numbers as learning rates and select: last"
-        yield Problem(f"{key}.search", f"{why}, but {what}", f"{remedy}, or write {numbers}", also=also)
+def _no_judges(task: str, block: Task) -> tuple[str, str] | None:
+    """Why a task has no validation clips, and the remedy; None if it has some, or no folder yet."""
+    root, without = Path(block.data), "or write numbers as learning rates and select: last"
+    if task == "DC16-T2" and root.is_dir() and not (root / "valid.json").is_file():
+        return f"{root} has no valid.json", f"put HEAR's validation split there, {without}"
+    if task == "MAESTRO" and root.is_dir() and len(list(root.glob("fold*.json"))) < 3:
+        return f"{root} has fewer than 3 folds", f"put HEAR's folds there, {without}"
+    own = isinstance(block, OwnTask) and not (root / "valid.tsv").is_file()
+    if (own or task == "DESED") and block.search.share == 0:
+        what = "search.share is 0" + (f", and {root} has no valid.tsv" if own else "")
+        return what, f"write search: {{share: {TaskSearch().share}}}, {without}"
+    return None
 
 
 def _downstream(config: Config) -> Iterator[Problem]:
@@ -268,7 +258,14 @@ def _downstream(config: Config) -> Iterator[Problem]:
     for task, block in config.downstream.named.items():
         folder = block.data
         scores = [graph.transfer(task, model, c) for model in config.models for c in config.downstream.checkpoints]
-        if (made and folder.startswith(made)) or all(Path(path).is_file() for path in scores):
+        if all(Path(path).is_file() for path in scores):
+            continue
+        if block.validates and (why := _no_judges(task, block)):
+            key = config.downstream.key(task)
+            also = tuple(f"{key}.{name}" for name in ("select", "frozen.learning_rate", "finetune.learning_rate"))
+            what, remedy = why
+            yield Problem(f"{key}.search", f"validation clips judge rates or weights, but {what}", remedy, also=also)
+        if made and folder.startswith(made):
             continue
         if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
             what = f"{folder} does not exist or is empty, and Table II needs it"
