@@ -351,10 +351,10 @@ MISTAKES = [
     ("MAESTRO", "data: BARE", ["MAESTRO.search", "has fewer than 3 folds", "numbers as learning rates"]),
     (
         "tasks",
-        "birds: {data: BARE, frozen: {learning_rate: search}, search: {share: 0}}",
-        ["birds.search", "valid.tsv"],
+        "own: {data: BARE, frozen: {learning_rate: search}, search: {share: 0}}",
+        ["own.search", "valid.tsv"],
     ),
-    ("tasks", "birds: {data: BARE, select: best, search: {share: 0}}", ["birds.search", "valid.tsv"]),
+    ("tasks", "own: {data: BARE, select: best, search: {share: 0}}", ["own.search", "valid.tsv"]),
 ]
 
 
