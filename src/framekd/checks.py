@@ -240,9 +240,10 @@ def _soft_labels(config: Config) -> Iterator[Problem]:
 def _no_judges(task: str, block: Task) -> tuple[str, str] | None:
     """Why a task has no validation clips, and the remedy; None if it has some, or no folder yet."""
     root, without = Path(block.data), "or write numbers as learning rates and select: last"
-    if task == "DC16-T2" and root.is_dir() and not (root / "valid.json").is_file():
+    there = root.is_dir() and any(root.iterdir())
+    if task == "DC16-T2" and there and not (root / "valid.json").is_file():
         return f"{root} has no valid.json", f"put HEAR's validation split there, {without}"
-    if task == "MAESTRO" and root.is_dir() and len(list(root.glob("fold*.json"))) < 3:
+    if task == "MAESTRO" and there and len(list(root.glob("fold*.json"))) < 3:
         return f"{root} has fewer than 3 folds", f"put HEAR's folds there, {without}"
     own = isinstance(block, OwnTask) and not (root / "valid.tsv").is_file()
     if (own or task == "DESED") and block.search.share == 0:
@@ -262,7 +263,9 @@ def _downstream(config: Config) -> Iterator[Problem]:
             continue
         if block.validates and (why := _no_judges(task, block)):
             key = config.downstream.key(task)
-            also = tuple(f"{key}.{name}" for name in ("select", "frozen.learning_rate", "finetune.learning_rate"))
+            also = tuple(
+                f"{key}.{name}" for name in ("data", "select", "frozen.learning_rate", "finetune.learning_rate")
+            )
             what, remedy = why
             yield Problem(f"{key}.search", f"validation clips judge rates or weights, but {what}", remedy, also=also)
         if made and folder.startswith(made):

@@ -379,10 +379,14 @@ def test_every_key_of_a_frozen_recipe_changes_the_heads(key):
 
 
 def test_head_init_of_each_mode_acts_on_that_mode(sets, checkpoint, tmp_path, monkeypatch):
-    seen = {}
+    seen, real = {}, frozen.train
+
+    def heads(crops, problem, recipe, **how):
+        seen.update(frozen=recipe.head_init)
+        return real(crops, problem, recipe, **how)
+
     monkeypatch.setattr(transfer, "train", lambda model, *_, **__: seen.update(finetune=model.frame_head.bias.clone()))
-    monkeypatch.setattr(frozen, "train", lambda crops, problem, recipe, **_: seen.update(frozen=recipe.head_init))
-    monkeypatch.setattr(frozen, "predict", lambda *_, **__: [])
+    monkeypatch.setattr(frozen, "train", heads)
     for one, other in (("normal", "prior"), ("prior", "normal")):
         recipes = {"frozen": HeadRecipe(**SHORT, head_init=one), "finetune": TrainRecipe(**SHORT, head_init=other)}
         block = Task(data=str(sets / "dcase"), seeds=[1], **recipes)
@@ -441,9 +445,13 @@ def test_fresh_crops_are_cut_and_encoded_anew_for_every_batch(sets):
 
 @pytest.mark.parametrize("crop", [True, "fresh"])
 def test_the_recipe_decides_whether_crops_are_fresh(sets, checkpoint, tmp_path, monkeypatch, crop):
-    seen = []
-    monkeypatch.setattr(frozen, "train", lambda *_, fresh, **__: seen.append(fresh is not None))
-    monkeypatch.setattr(frozen, "predict", lambda *_, **__: [])
+    seen, real = [], frozen.train
+
+    def heads(*given, fresh, **how):
+        seen.append(fresh is not None)
+        return real(*given, fresh=fresh, **how)
+
+    monkeypatch.setattr(frozen, "train", heads)
     recipes = {"frozen": HeadRecipe(**SHORT, random_crop=crop), "finetune": TrainRecipe(**SHORT)}
     block = Task(data=str(sets / "dcase"), seeds=[1], **recipes)
     tasks.run("DC16-T2", block, "tiny", checkpoint, checkpoint="full", out_csv=tmp_path / "o.csv", modes=["frozen"])
