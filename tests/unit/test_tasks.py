@@ -17,11 +17,13 @@ from downstream_sets import CLASSES, write_desed, write_hear
 from framekd import tasks
 from framekd.checkpoints import save_checkpoint
 from framekd.config import HeadRecipe, Task, TrainRecipe, UserError
-from framekd.data import clip_set
+from framekd.data import Batch, clip_set
 from framekd.labels import ClassList
 from framekd.models import build_model
 from framekd.tasks import desed, frozen, hear, transfer
+from framekd.tasks.heads import losses
 from framekd.tasks.problem import Audio, Part, Problem, Run
+from framekd.train import Objective
 
 CPU = torch.device("cpu")
 SHORT = dict(epochs=2, epoch_clips=8, batch_size=4, learning_rate=0.01, warmup_steps=1)
@@ -318,14 +320,25 @@ def test_batched_heads_compute_what_a_model_computes(head):
     _, problem = toy_crops(2)
     heads = frozen.Heads(problem, model.embed_dim, attention=head == "attention", init="default")
     features = torch.randn(2, 4, 250, model.embed_dim)
-    frame, clip = heads(features)
+    labels = (torch.rand(2, 4, 3, 250) < 0.2).float()
+    both = {"strong": 0.0, "both": 0.0}
     for i in range(2):
+        frame, clip = heads.of_run(i, features[i])
         for layer, name in ((model.frame_head, "frame"), (model.clip_head, "clip")):
             layer.weight.data = getattr(heads, f"{name}_weight")[i].detach().T.contiguous()
             layer.bias.data = getattr(heads, f"{name}_bias").detach().view(2, -1)[i]
         wanted_frame, wanted_clip = model.classify(features[i], outputs="logits")
-        torch.testing.assert_close(frame[i].transpose(1, 2), wanted_frame, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(clip[i], wanted_clip, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(frame.transpose(1, 2), wanted_frame, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(clip, wanted_clip, rtol=1e-4, atol=1e-4)
+        strong = torch.tensor([True, True, False, False])
+        columns = (torch.zeros(4),) * 3
+        batch = Batch([""] * 4, *columns, labels[i], labels[i].amax(2), None, strong)
+        both["both"] += Objective("both")(wanted_frame, wanted_clip, batch, slice(0, 4))
+        both["strong"] += Objective("strong")(wanted_frame[:2], wanted_clip[:2], batch[:2], slice(0, 2))
+    halves, weak = [features[:, :2], features[:, 2:]], labels.amax(3)[:, 2:]
+    for kind, of_weak in (("strong", None), ("both", weak)):
+        found = losses([heads, heads], halves, labels[:, :2], of_weak)
+        torch.testing.assert_close(found, both[kind].detach().expand(2), rtol=1e-5, atol=1e-6)
 
 
 def test_heads_begin_at_the_log_odds_of_each_run():

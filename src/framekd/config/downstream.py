@@ -88,7 +88,7 @@ class OwnTask(Task):
     )
 
 
-def _task(data: str, frozen: dict, finetune: dict, *, grids: dict[str, list[float]], **values: Any) -> Any:
+def _task(data: str, frozen: dict, finetune: dict, *, grids: dict[str, Any], **values: Any) -> Any:
     recipes: dict[str, Any] = {
         "frozen": HeadRecipe(**frozen, learning_rate=SEARCH),
         "finetune": TrainRecipe(**finetune, learning_rate=SEARCH),

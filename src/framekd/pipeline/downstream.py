@@ -31,7 +31,7 @@ def transfer(job: DownstreamJob, *, inputs: Mapping[str, Any], out: Sequence[str
 def _transfer(job: DownstreamJob, model: str, inputs: Mapping[str, Any], csv: str) -> None:
     options, directory = job.options[model], Path(inputs["weights"]).parent
     name = key(job, inputs, options=options, data=_listing(Path(options.data)))
-    outputs = [csv, tasks.candidates_file(csv)]
+    outputs: list[str | Path] = [csv, tasks.candidates_file(csv)]
     if give_back(outputs, name):
         return
     tasks.run(

@@ -161,13 +161,16 @@ def load(root: Path, options: Task) -> Problem:
     """
     classes, pools = _pools(root, judging=options.validates)
     whole = {name: Part(name, np.arange(len(pool))) for name, pool in pools.items()}
-    train, test, valid = (whole["synthetic"], whole["weak"]), whole["validation"], ()
+    train, test = (whole["synthetic"], whole["weak"]), whole["validation"]
+    valid: tuple[Part, ...] = ()
     judge = None
     if options.validates:
-        official = "judging" in whole
-        synthetic = (train[0], whole["judging"]) if official else _split(train[0], options)
-        train, valid = zip(synthetic, _split(train[1], options))
-        judge = judge_of(*(pools[part.pool].select(part.clips) for part in valid), options)
+        official = whole.get("judging")
+        synthetic, held = (train[0], official) if official else _split(train[0], options)
+        weak, held_weak = _split(train[1], options)
+        train, valid = (synthetic, weak), (held, held_weak)
+        strong = pools[held.pool].select(held.clips)
+        judge = judge_of(strong, pools["weak"].select(held_weak.clips), options)
     runs = tuple(Run(str(seed), seed, train, test, valid) for seed in options.seeds)
     return Problem("DESED", classes, pools, runs, "both", scorer(pools["validation"], options), judge)
 

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -26,7 +25,7 @@ from framekd.inference import autocast
 from framekd.losses import bce
 from framekd.models import FrameModel
 from framekd.optim import build_optimiser, factor, set_rate
-from framekd.tasks.heads import Heads, LowestLoss, together
+from framekd.tasks.heads import Heads, LowestLoss, losses
 from framekd.tasks.problem import Part, Problem, Run, frame_count, join_crops, share_of
 from framekd.train import numpy_generator
 from framekd.units import CLIP_FRAMES
@@ -102,16 +101,6 @@ def _order(run: Run, part: int, epoch: int, rows: np.ndarray, wanted: int) -> np
     """Rows of one epoch of a part of a run: as many random permutations as needed, `wanted` rows in all."""
     draw = numpy_generator(run.seed, "order", part, epoch)
     return np.concatenate([rows[draw.permutation(len(rows))] for _ in range(-(-wanted // len(rows)))])[:wanted]
-
-
-def _losses(frame: Tensor, clip: Tensor, frame_labels: list[Tensor], clip_labels: list[Tensor], both: bool) -> Tensor:
-    """Sum over the runs of their mean losses: frame labels, and with `both` also clip labels of the second part."""
-    strong = frame_labels[0].transpose(2, 3)
-    runs, count = len(frame), strong.shape[1]
-    loss = runs * F.binary_cross_entropy_with_logits(frame[:, :count], strong)
-    if both:
-        loss = loss + runs * F.binary_cross_entropy_with_logits(clip[:, count:], clip_labels[1])
-    return loss
 
 
 class FreshCrops:
@@ -230,11 +219,9 @@ def train_rates(
             if source.frame_labels is not None:
                 frame_labels.append(_take(source.frame_labels, chosen, device))
             clip_labels.append(_take(source.clip_labels, chosen, device))
-        logits = together(list(of_rate.values()), torch.cat(features, 1))
-        losses = torch.stack(
-            [_losses(frame, clip, frame_labels, clip_labels, problem.objective == "both") for frame, clip in logits]
-        )
-        finite = losses.detach().isfinite().tolist()
+        of_weak = clip_labels[1] if problem.objective == "both" else None
+        loss = losses(list(of_rate.values()), features, frame_labels[0], of_weak)
+        finite = loss.detach().isfinite().tolist()
         for rate, good in zip(list(of_rate), finite):
             if not good:
                 found[rate] = step
@@ -243,7 +230,7 @@ def train_rates(
             break
         for heads in of_rate.values():
             heads.zero_grad(set_to_none=True)
-        torch.stack([loss for loss, good in zip(losses, finite) if good]).sum().backward()
+        loss.sum().backward()  # no rate has a part in the gradients of another
         for rate, heads in of_rate.items():
             set_rate(optimisers[rate], factor(step, recipe, total=total, peak=rate))
             if recipe.clip_gradient is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -39,21 +40,6 @@ class Heads(nn.Module):
         self.frame_weight, self.frame_bias = _stacked([frame for frame, _ in pairs])
         self.clip_weight, self.clip_bias = _stacked([clip for _, clip in pairs])
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.baddbmm(bias.view(self.runs, 1, -1), x, weight)
-
-    def forward(
-        self, features: Float[Tensor, "runs batch frames width"]
-    ) -> tuple[Float[Tensor, "runs batch frames classes"], Float[Tensor, "runs batch classes"]]:
-        """Frame and clip logits."""
-        runs, batch, frames, _ = features.shape
-        flat = features.flatten(1, 2)
-        frame = self._linear(flat, self.frame_weight, self.frame_bias).view(runs, batch, frames, -1)
-        if not self.attention:
-            return frame, self._linear(features.mean(2), self.clip_weight, self.clip_bias)
-        second = self._linear(flat, self.clip_weight, self.clip_bias).view(runs, batch, frames, -1)
-        return frame, torch.logit(attention_pool(frame, second), eps=1e-7)
-
     def of_run(
         self, i: int, features: Float[Tensor, "batch frames width"]
     ) -> tuple[Float[Tensor, "batch frames classes"], Float[Tensor, "batch classes"]]:
@@ -78,22 +64,49 @@ def _stacked(layers: Sequence[nn.Linear]) -> tuple[nn.Parameter, nn.Parameter]:
     return nn.Parameter(weight), nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]))
 
 
-def together(heads: Sequence[Heads], features: Float[Tensor, "runs batch frames width"]) -> list[tuple[Tensor, Tensor]]:
-    """Frame and clip logits of several sets of heads on the same features, which are read once for all."""
-    if len(heads) == 1:
-        return [heads[0](features)]
-    first = heads[0]
+def losses(
+    heads: Sequence[Heads],
+    features: Sequence[Float[Tensor, "runs batch frames width"]],
+    frame_labels: Float[Tensor, "runs batch classes frames"],
+    clip_labels: Float[Tensor, "runs batch classes"] | None,
+) -> Float[Tensor, " heads"]:
+    """The loss of several sets of heads on the same features, which are read once for all: sums over the runs.
 
-    def linear(x: Tensor, name: str) -> tuple[Tensor, ...]:
-        weight = torch.cat([getattr(one, f"{name}_weight") for one in heads], 2)
-        bias = torch.cat([getattr(one, f"{name}_bias").view(first.runs, 1, -1) for one in heads], 2)
-        return torch.baddbmm(bias, x.flatten(1, -2), weight).view(*x.shape[:-1], -1).split(first.n_classes, -1)
+    Args:
+        heads: sets of the same runs, such as one per learning rate.
+        features: of the clips with frame labels, and of those with clip labels.
+        frame_labels: of the former.
+        clip_labels: of the latter, None without any. Then the clip heads are not computed.
+    """
+    loss = _bce(_linear(heads, features[0], "frame"), frame_labels.transpose(2, 3), len(heads))
+    if clip_labels is None:
+        return loss
+    if heads[0].attention:
+        # [runs, batch, sets, frames, classes]
+        frame, second = (
+            _linear(heads, features[1], name).unflatten(-1, (len(heads), -1)).transpose(2, 3)
+            for name in ("frame", "clip")
+        )
+        clip = torch.logit(attention_pool(frame, second), eps=1e-7).flatten(2)
+    else:
+        clip = _linear(heads, features[1].mean(2), "clip")
+    return loss + _bce(clip, clip_labels, len(heads))
 
-    frames = linear(features, "frame")
-    if not first.attention:
-        return list(zip(frames, linear(features.mean(2), "clip")))
-    seconds = linear(features, "clip")
-    return [(f, torch.logit(attention_pool(f, s), eps=1e-7)) for f, s in zip(frames, seconds)]
+
+def _linear(heads: Sequence[Heads], x: Float[Tensor, "runs *shape width"], name: str) -> Tensor:
+    """One matrix product for all sets of heads: [runs, …, sets * classes]."""
+    weight = torch.cat([getattr(one, f"{name}_weight") for one in heads], 2)
+    bias = torch.cat([getattr(one, f"{name}_bias").view(one.runs, 1, -1) for one in heads], 2)
+    return torch.baddbmm(bias, x.flatten(1, -2), weight).view(*x.shape[:-1], -1)
+
+
+def _bce(
+    logits: Float[Tensor, "runs *shape outputs"], labels: Float[Tensor, "runs *shape classes"], sets: int
+) -> Float[Tensor, " sets"]:
+    """Binary cross-entropy of each set of heads: the sum over the runs of their means."""
+    labels = labels.repeat(*[1] * (labels.ndim - 1), sets)
+    each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return len(labels) * each.flatten(0, -2).mean(0).view(sets, -1).mean(1)
 
 
 class LowestLoss:
