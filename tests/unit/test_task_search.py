@@ -174,7 +174,7 @@ def test_frozen_rates_are_chosen_on_validation_clips_and_the_run_is_that_of_the_
     assert [one["learning_rate"] for one in choice["candidates"]] == sorted(RATES)
     values = {one["learning_rate"]: one["value"] for one in choice["candidates"]}
     assert choice["learning_rate"] == max(values, key=values.get) != 1e-9 and values[1e-9] < 0.1
-    assert choice["chosen_by"] == "highest value on 1 validation clips, mean of 2 runs; of equal rates the lower"
+    assert choice["chosen_by"] == "highest value on 1 validation clip, mean of 2 runs; of equal rates the lower"
     assert rows["learning_rate"].tolist() == [f"{choice['learning_rate']:g}"] * 2
     assert rows["rates_tried"].tolist() == ["3", "3"]
 
@@ -211,7 +211,7 @@ def test_each_fold_has_the_rate_of_its_own_validation_fold(sets, checkpoint, tmp
     tasks.run("MAESTRO", task(sets / "maestro"), "tiny", checkpoint, checkpoint="step1", out_csv=out, modes=["frozen"])
     found = choices(out)
     assert [one["runs"] for one in found] == [[f"fold0{f}"] for f in range(5)]
-    assert all(one["chosen_by"].startswith("highest value on 1 validation clips, run fold0") for one in found)
+    assert all(one["chosen_by"].startswith("highest value on 1 validation clip, run fold0") for one in found)
     assert pd.read_csv(out, dtype=str)["learning_rate"].tolist() == [f"{one['learning_rate']:g}" for one in found]
 
 
@@ -254,7 +254,7 @@ def test_a_search_in_finetuning_goes_on_where_it_was_interrupted(sets, checkpoin
     tasks.run("DC16-T2", block, "tiny", checkpoint, out_csv=out, **arguments)
     [choice] = choices(out)
     assert trained == [("1", 1e-9), "killed", ("1", 0.02), ("2", choice["learning_rate"])]
-    assert choice["chosen_by"].startswith("highest value on 1 validation clips, run 1;")
+    assert choice["chosen_by"].startswith("highest value on 1 validation clip, run 1;")
     tasks.run("DC16-T2", block, "tiny", checkpoint, out_csv=other, **arguments)
     assert out.read_bytes() == other.read_bytes() and choices(out) == choices(other)
 

@@ -33,7 +33,11 @@ def choice_of(
     runs = [problem.runs[i] for i in group]
     clips = sum(len(part.clips) for part in runs[0].valid)
     of = f"run {runs[0].name}" if judged == 1 else f"mean of {judged} runs"
-    how = f"highest value on {clips} validation clips, {of}; of equal rates the lower" if judged else "given"
+    how = (
+        f"highest value on {clips} validation clip{'s' * (clips != 1)}, {of}; of equal rates the lower"
+        if judged
+        else "given"
+    )
     return {"runs": [run.name for run in runs], **choice(best, tried if judged else [], how=how)}
 
 
