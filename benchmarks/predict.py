@@ -150,7 +150,7 @@ def start(name: str, folder: Path) -> dict[str, float]:
     model.frame_head.bias.data.fill_(-4)  # type: ignore[operator]
     save_checkpoint(folder / "model", model, classes=[f"class {k}" for k in range(CLASSES)], provenance={})
     path, best = noise(folder / "start.mp3", 10), {"wall": math.inf, "cpu": math.inf}
-    command = [sys.executable, "-m", "framekd.cli", "predict", path, "--model", folder / "model"]
+    command = [sys.executable, "-m", "framekd.cli", "predict", str(path), "--model", str(folder / "model")]
     for _ in range(3):
         begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
