@@ -74,8 +74,11 @@ def write_card(
 
 
 def facts(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Provenance as rows (name with dots, value); what is off, empty or absent is left out."""
+    """Provenance as rows (name with dots, value); what is off, empty or absent is left out, with its details."""
+    off = tuple(f"{name}_" for name, value in values.items() if value in (None, False, 0))
     for name, value in values.items():
+        if name.startswith(off):
+            continue
         if isinstance(value, Mapping):
             yield from facts(value, f"{prefix}{name}.")
         elif value not in (None, False, "", 0) and value != []:

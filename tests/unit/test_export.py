@@ -49,7 +49,7 @@ def checkpoint(tmp_path_factory) -> Path:
     scores = results / "evaluation" / "students" / "proposed" / "tiny" / "seed1.csv"
     scores.parent.mkdir(parents=True)
     scores.write_text("setting,model,psds1,clips\nproposed,tiny,0.4321,97\n")
-    about = {"start": "step2", "recipe": {"epochs": 120, "augment": {"mixup": 0.3, "wavmix": 0.0}}}
+    about = {"start": "step2", "recipe": {"epochs": 120, "augment": {"mixup": 0.3, "wavmix": 0.0, "wavmix_alpha": 2.0}}}
     folder = results / "students" / "proposed" / "tiny" / "seed1"
     return save_checkpoint(folder, build("tiny"), classes=["Bell", "Dog, bark", "x|y"], provenance=about)
 

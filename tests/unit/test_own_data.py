@@ -164,6 +164,7 @@ def test_a_stopped_training_ends_in_the_same_weights(start, data, tmp_path, tabl
     assert same == frozen
     assert trained.head == ("linear" if table == "events.tsv" else "attention")
     assert about["provenance"]["labels"]["clips"] == 8
+    assert about["provenance"]["start"] == {"model": "tiny", "weights_sha256": spec["weights_sha256"]}
 
 
 def test_frozen_heads_are_validated_as_the_saved_model_scores(start, data, tmp_path):

@@ -150,11 +150,12 @@ def finetune(
             select="best_loss",
             patience=patience,
         )
+    start = origin(spec)
     tables = {"train": sha256_of(train.labels.path), "valid": sha256_of(valid.labels.path) if valid else None}
 
     def finish(result: Fit) -> None:
         about = {
-            "start": spec.get("weights_sha256"),
+            "start": start,
             "trained": "heads" if frozen else "all",
             "labels": {"table": str(train.labels.path), "sha256": tables["train"], "clips": len(pool.clips)},
             "seed": seed,
@@ -177,11 +178,22 @@ def finetune(
         directory=out,
         validation=validation,
         finish=finish,
-        identity={"start": spec.get("weights_sha256"), "frozen": frozen, **tables},
+        identity={"start": start, "frozen": frozen, **tables},
         options=options or RunOptions(device=device, save_minutes=2.0),
     )
     shutil.rmtree(work, ignore_errors=True)
     return result
+
+
+def origin(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the weights that a training starts from: model, SHA-256, and the release with its licence."""
+    about = spec.get("provenance") or {}
+    release = {key: about[key] for key in ("release", "url", "licence") if about.get(key)}
+    before = about.get("start")
+    if not release and isinstance(before, Mapping):  # a model that was fine-tuned itself
+        release = {key: before[key] for key in ("release", "url", "licence") if before.get(key)}
+    sums = {"weights_sha256": spec["weights_sha256"]} if spec.get("weights_sha256") else {}
+    return {"model": spec["model"], **sums, **release}
 
 
 def new_model(start: FrameModel, spec: Mapping[str, Any], pool: Pool, recipe: HeadRecipe, *, seed: int) -> FrameModel:
