@@ -150,12 +150,12 @@ def finetune(
             select="best_loss",
             patience=patience,
         )
-    start = origin(spec)
+    source = origin(spec)
     tables = {"train": sha256_of(train.labels.path), "valid": sha256_of(valid.labels.path) if valid else None}
 
     def finish(result: Fit) -> None:
         about = {
-            "start": start,
+            "start": source,
             "trained": "heads" if frozen else "all",
             "labels": {"table": str(train.labels.path), "sha256": tables["train"], "clips": len(pool.clips)},
             "seed": seed,
@@ -178,7 +178,7 @@ def finetune(
         directory=out,
         validation=validation,
         finish=finish,
-        identity={"start": start, "frozen": frozen, **tables},
+        identity={"start": source, "frozen": frozen, **tables},
         options=options or RunOptions(device=device, save_minutes=2.0),
     )
     shutil.rmtree(work, ignore_errors=True)
