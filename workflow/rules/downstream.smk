@@ -30,6 +30,7 @@ for pack in plan.packs(cfg.models):
 use rule table1 as table2 with:
     input:
         scores=plan.downstream,
+        candidates=plan.downstream_candidates,
         published="config/published/table2.csv",
     output:
         csv=f"{R}/table2.csv",
