@@ -35,8 +35,8 @@ from framekd.models import build_model
 from framekd.train import Objective, torch_generator
 from framekd.train.footprint import footprint
 from framekd.train.log import _energy_counter
-from framekd.train.loop import _Step
 from framekd.train.parallel import World
+from framekd.train.step import Step
 from framekd.units import CLIP_FRAMES
 
 SMALL = {"width": 32, "depth": 2, "heads": 2, "mlp": 64, "rnn_hidden": 16}
@@ -117,7 +117,7 @@ class Case:
         self.model = build_model(name, n_classes=len(clips.classes), sequence_model=sequence, sizes=given.sizes)
         self.model.init_weights(torch_generator(0)).to(given.device)
         more: dict[str, Any] = {"lr": 1e-5, "seed": 0, "total": 100_000, "world": World(), "clock": lambda part: None}
-        self.step, self.device = _Step(self.model.train(), self.recipe, self.goal, None, **more), given.device
+        self.step, self.device = Step(self.model.train(), self.recipe, self.goal, None, **more), given.device
 
     def alone(self) -> Callable[[], int]:
         """Forward and backward pass of a batch that is on the device, in the recipe's parts."""

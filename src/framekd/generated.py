@@ -85,7 +85,7 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
                 lines.append(f"{indent}{key}: {_scalar(stage)}{comment}")
             else:
                 lines += [*space, f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
-        elif isinstance(value, BaseModel) and not _is_small(value):
+        elif isinstance(value, BaseModel) and not _is_small(value) and where.count(".") < 2:
             lines += [*space, f"{indent}{key}:{comment}", *_yaml(value, where + ".")]
         elif isinstance(value, dict) and value and not _is_short(value):
             lines.append(f"{indent}{key}:{comment}")

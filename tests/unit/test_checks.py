@@ -130,7 +130,7 @@ def test_downstream_folders_are_looked_at_where_table_2_is_asked_for(tmp_path, m
     for folder in ("data/desed", "data/dcase2016_task2", "piano"):
         (tmp_path / folder).mkdir(parents=True)
     for folder in ("data/desed", "data/dcase2016_task2"):
-        (tmp_path / folder / "something").touch()
+        (tmp_path / folder / "valid.json").touch()
     _, nowhere = read_sources([])
 
     def keys(*words):

@@ -9,13 +9,13 @@ from torch.profiler import ProfilerActivity, profile
 from training_runs import CLASSES, FRAMES, SIZES, Soft, clips, run
 
 from framekd.commands.doctor import _memory
-from framekd.config import Config, Recipe
+from framekd.config import Config, Recipe, UserError
 from framekd.data import Loader
 from framekd.models import build_model
 from framekd.train import Objective, RunOptions, Stopped, fit, torch_generator
 from framekd.train.footprint import MARGIN, Footprint, fitting, footprint
-from framekd.train.loop import _Step
 from framekd.train.parallel import World
+from framekd.train.step import Step
 
 
 def recipe(**values):
@@ -29,7 +29,7 @@ def real_peak(model, settings, goal):
     """
     batch = Loader(clips(), settings, seed=1, n_frames=FRAMES, soft=Soft()).batch(0)
     more = {"lr": 1e-4, "seed": 0, "total": 1, "world": World(), "clock": lambda part: None}
-    step = _Step(model.train(), settings, goal, None, **more)
+    step = Step(model.train(), settings, goal, None, **more)
     step.optimiser.step = lambda *_, **__: None
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         step(0, batch)
@@ -101,7 +101,7 @@ def test_parts_take_the_random_decisions_of_the_whole_batch(name):
         model = build_model(name, n_classes=CLASSES, sizes=sizes).init_weights(torch_generator(3)).train()
         batch = Loader(clips(), settings, seed=1, n_frames=FRAMES, soft=Soft()).batch(0)
         more = {"lr": 1e-4, "seed": 0, "total": 1, "world": World(), "clock": lambda part: None}
-        step = _Step(model, settings, goal, None, **more)
+        step = Step(model, settings, goal, None, **more)
         step.optimiser.zero_grad = lambda **_: None
         step(0, batch)
         found.append({name: p.grad for name, p in model.named_parameters()})
@@ -170,6 +170,30 @@ def test_weights_half_updated_are_not_saved(tmp_path, monkeypatch):
         run("student", tmp_path / "small", save_steps=3)
     _, steps = run("student", tmp_path / "small")
     assert steps == 20 - 6
+
+
+def test_a_device_that_vanishes_costs_the_steps_since_the_last_state(tmp_path, monkeypatch):
+    """Nothing of a lost device is saved, and the run ends in the bytes of an undisturbed one."""
+    plain, calls = torch.optim.Adam.step, []
+
+    def step(self, *rest):
+        calls.append(1)
+        if len(calls) == 8:
+            for group in self.param_groups:  # what the device holds is worthless
+                for parameter in group["params"]:
+                    parameter.data.fill_(7.0)
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with `TORCH_USE_CUDA_DSA`")
+        return plain(self, *rest)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    said = r"^cpu failed after step 7 of 20 \(CUDA error: unspecified launch failure\); the last saved state is kept: "
+    with pytest.raises(UserError, match=said):
+        run("student", tmp_path / "lost", save_steps=3)
+    assert not (tmp_path / "lost" / "model.safetensors").exists()
+    _, steps = run("student", tmp_path / "lost")
+    assert steps == 20 - 6
+    run("student", tmp_path / "whole")
+    assert (tmp_path / "lost/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 
 def gradients(recompute, monkeypatch, dropout):

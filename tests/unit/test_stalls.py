@@ -17,8 +17,8 @@ from framekd.config import Recipe
 from framekd.data import Loader, MixedLoader
 from framekd.models import build_model
 from framekd.train import Objective, torch_generator
-from framekd.train.loop import _Step
 from framekd.train.parallel import World
+from framekd.train.step import Step
 
 META = torch.device("meta")
 
@@ -33,14 +33,14 @@ def only_on_meta(monkeypatch):
         optimiser.param_groups[0]["peak"] = lr
         return optimiser
 
-    monkeypatch.setattr("framekd.train.loop.build_optimiser", build)
+    monkeypatch.setattr("framekd.train.step.build_optimiser", build)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
 
 
 def step_on(device, loader, recipe, objective, name="tiny", **rest):
     model = build_model(name, n_classes=CLASSES, sizes=SIZES, **rest).init_weights(torch_generator(7))
     more = {"lr": 1e-3, "seed": 1, "total": 10, "world": World(), "clock": lambda part: None}
-    step = _Step(model.to(device).train(), recipe, objective, None, **more)
+    step = Step(model.to(device).train(), recipe, objective, None, **more)
     for number, batch in enumerate(loader.batches(0, 2, device=device, rows=World().rows)):
         loss, _ = step(number, batch)
         assert loss.device.type == device.type and batch.waveform.device.type == device.type

@@ -104,9 +104,9 @@ def run(kind, directory, *, die_at=None, dies_in_save=None, save_steps=3, **opti
     name, sequence, weak = values.pop("model"), values.pop("sequence", None), values.pop("weak", False)
     half = values.pop("half", None)
     if half:  # as a GPU does it: half precision, and fp16 with its scaler
-        import framekd.train.loop as loop
+        import framekd.train.step as step_of
 
-        loop.half_precision = lambda recipe, device: half
+        step_of.half_precision = lambda recipe, device: half
     recipe = Recipe(epochs=2, epoch_clips=40, batch_size=4, warmup_steps=4, **values)
     assert recipe.steps() == STEPS
     model = build_model(name, n_classes=CLASSES, sequence_model=sequence, sizes=SIZES).init_weights(torch_generator(7))

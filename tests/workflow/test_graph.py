@@ -60,6 +60,8 @@ def downstream_data(folder):
     for task in ("DESED", "DC16-T2", "MAESTRO"):
         tasks[task] = {"data": str(folder / task)}
         (folder / task / "audio").mkdir(parents=True)
+        for name in ("valid.json", "fold00.json", "fold01.json", "fold02.json"):
+            (folder / task / name).touch()
     path = folder / "downstream.yaml"
     path.write_text(json.dumps({"downstream": tasks}))
     return path

@@ -72,6 +72,11 @@ def test_every_result_is_there_and_every_cell_is_filled(done):
     assert len(table2) == (2 + 1) * 3 * 2 * 3  # and their average
     for row in (*table1, *table2):
         assert 0 <= float(row["mean"]) <= 100 and int(row["n"]) >= 2 and row["std"] != "", row
+    for row in table2:
+        if row["model"] != "average":
+            tried = {"frozen": "3", "finetune": "2"}[row["mode"]] if row["task"] == "DC16-T2" else "1"
+            assert float(row["learning_rate"]) > 0 and row["rates_tried"] == tried, row
+    assert "chosen among" in (out / "table2.md").read_text() and 'id="rates"' in (out / "report.html").read_text()
     step2 = rows(out / "step2.csv")
     assert [(r["model"], r["source"]) for r in step2] == [(m, "trained here") for m in ("ATST-F", "fPaSST")]
     assert all(0 < float(r["map"]) <= 100 and int(r["clips"]) > 0 and int(r["classes"]) > 0 for r in step2)

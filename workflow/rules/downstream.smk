@@ -8,7 +8,10 @@ for pack in plan.packs(cfg.models):
             unpack(lambda w, pack=pack: plan.checkpoints(w.checkpoint, pack.of(w))),
             miniature=lambda w: plan.miniature(w.task),
         output:
-            pack.files(f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.csv"),
+            tables=pack.files(f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.csv"),
+            candidates=pack.files(
+                f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.candidates.json"
+            ),
         log:
             f"{R}/logs/downstream/{{task}}/{{checkpoint}}/{pack.log}.log",
         benchmark:
@@ -27,6 +30,7 @@ for pack in plan.packs(cfg.models):
 use rule table1 as table2 with:
     input:
         scores=plan.downstream,
+        candidates=plan.downstream_candidates,
         published="config/published/table2.csv",
     output:
         csv=f"{R}/table2.csv",

@@ -13,7 +13,7 @@ from framekd.config import Task, UserError
 from framekd.data import ClipSet, labelled
 from framekd.labels import ClassList
 from framekd.metrics import median_filter, psds1
-from framekd.tasks.problem import Audio, Events, Part, Problem, Run, Score, find, inside
+from framekd.tasks.problem import Audio, Events, Judge, Part, Problem, Run, Score, find, hold_out, inside
 
 # Layouts of the DESED tool, the DCASE baseline and the miniature; copies at 16 kHz come first.
 METADATA = {
@@ -24,6 +24,7 @@ METADATA = {
         "synthetic.tsv",
     ),
     "validation": ("metadata/validation/validation.tsv", "validation.tsv"),
+    "judging": ("metadata/validation/synthetic21_validation/soundscapes.tsv",),  # may be absent
 }
 AUDIO = {
     "weak": ("audio/train/weak_16k", "audio/train/weak", "audio/weak", "weak"),
@@ -39,6 +40,10 @@ AUDIO = {
         "audio/validation/validation",
         "audio/validation",
         "validation",
+    ),
+    "judging": (
+        "audio/validation/synthetic21_validation/soundscapes_16k",
+        "audio/validation/synthetic21_validation/soundscapes",
     ),
 }
 
@@ -96,9 +101,11 @@ def _audio(root: Path, kind: str, wanted: Sequence[str]) -> Audio:
     return Audio(files, root / f"cache-16k-{kind}.h5")
 
 
-def _pools(root: Path) -> tuple[ClassList, dict[str, ClipSet]]:
+def _pools(root: Path, *, judging: bool) -> tuple[ClassList, dict[str, ClipSet]]:
     weak = read_weak(find(root, *METADATA["weak"]))
-    strong = {kind: read_strong(find(root, *METADATA[kind])) for kind in ("synthetic", "validation")}
+    judging = judging and any((root / place).is_file() for place in METADATA["judging"])
+    kinds = ["synthetic", "validation", *(["judging"] if judging else [])]
+    strong = {kind: read_strong(find(root, *METADATA[kind])) for kind in kinds}
     classes = ClassList.of(sorted({c for labels in weak.values() for c in labels}))
     for kind, events in strong.items():
         unknown = {c for rows in events.values() for _, _, c in rows if c not in classes}
@@ -126,10 +133,49 @@ def scorer(clips: ClipSet, options: Task) -> Score:
     return score
 
 
+def judge_of(synthetic: ClipSet, weak: ClipSet, options: Task) -> Judge:
+    """The mean of PSDS1 of synthetic clips and of the macro F-measure of weak clips.
+
+    A clip has a class if it has a frame above the threshold. The variance penalty is left out: with it all bad rates
+    are worth 0.
+    """
+    score = scorer(synthetic, options)
+    clip = np.repeat(np.arange(len(weak)), np.diff(weak.start))
+    truth = np.zeros((len(weak), len(weak.classes)), bool)
+    truth[clip, weak.label] = True
+
+    def judge(parts: Sequence[Mapping[str, np.ndarray]]) -> float:
+        found = np.stack([parts[1][name].max(0) for name in weak.ids]) > options.threshold
+        hits, both = (found & truth).sum(0), found.sum(0) + truth.sum(0)
+        f1 = 2 * hits[both > 0] / both[both > 0]
+        return (score(parts[0])["psds1_without_penalty"] + float(f1.mean())) / 2
+
+    return judge
+
+
 def load(root: Path, options: Task) -> Problem:
-    """Read DESED: a batch is half synthetic (strong) and half weak clips; tested on validation; one run per seed."""
-    classes, pools = _pools(root)
+    """Read DESED: a batch is half synthetic (strong) and half weak clips; tested on validation; one run per seed.
+
+    Where learning rates or weights are judged, a share of the weak clips is held out for it, and of the synthetic clips
+    too unless the folder has the official ones for validation.
+    """
+    classes, pools = _pools(root, judging=options.validates)
     whole = {name: Part(name, np.arange(len(pool))) for name, pool in pools.items()}
     train, test = (whole["synthetic"], whole["weak"]), whole["validation"]
-    runs = tuple(Run(str(seed), seed, train, test) for seed in options.seeds)
-    return Problem("DESED", classes, pools, runs, "both", scorer(pools["validation"], options))
+    valid: tuple[Part, ...] = ()
+    judge = None
+    if options.validates:
+        official = whole.get("judging")
+        synthetic, held = (train[0], official) if official else _split(train[0], options)
+        weak, held_weak = _split(train[1], options)
+        train, valid = (synthetic, weak), (held, held_weak)
+        strong = pools[held.pool].select(held.clips)
+        judge = judge_of(strong, pools["weak"].select(held_weak.clips), options)
+    runs = tuple(Run(str(seed), seed, train, test, valid) for seed in options.seeds)
+    return Problem("DESED", classes, pools, runs, "both", scorer(pools["validation"], options), judge)
+
+
+def _split(part: Part, options: Task) -> tuple[Part, Part]:
+    search = options.search
+    pair = hold_out(part.clips, search.share, seed=search.seed, what=f"DESED, {part.pool} clips")
+    return Part(part.pool, pair[0]), Part(part.pool, pair[1])

@@ -4,11 +4,12 @@
 (:mod:`framekd.train.seeds`), so that a run that was killed and continued ends in the same weights.
 """
 
-from framekd.train.loop import Fit, RunOptions, Validation, WatchedClips, fit
+from framekd.train.loop import Fit, RunOptions, fit
 from framekd.train.objectives import Objective, validation_loss
 from framekd.train.parallel import is_main, launch
 from framekd.train.seeds import derive, numpy_generator, torch_generator
 from framekd.train.state import STOPPED, Diverged, Stopped
+from framekd.train.watch import Validation, WatchedClips
 
 __all__ = [
     "STOPPED",

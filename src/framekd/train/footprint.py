@@ -32,10 +32,12 @@ from torch.utils._pytree import tree_leaves
 
 from framekd.config import Config, Teacher, TrainRecipe
 from framekd.data import Batch
+from framekd.inference import HALF
 from framekd.models import FrameModel, beats, build_model, mel
 from framekd.models.beats import GatedAttention
 from framekd.train.objectives import Objective
 from framekd.train.parallel import World
+from framekd.train.step import Step
 from framekd.units import CLIP_FRAMES, FRAME_SAMPLES
 
 RESERVE = 5
@@ -75,8 +77,6 @@ def footprint(
         frames: label frames of a clip.
         gpu: as a GPU does it; False is as this CPU does it, in fp32.
     """
-    from framekd.train.loop import HALF, _Step  # the loop imports this module
-
     recipe = recipe.model_copy(update={"compile": False, "keep_spectrograms": False})
     with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as changed:
         # Filters that are drawn anew would be computed by the host, without memory of the device.
@@ -87,7 +87,7 @@ def footprint(
         changed.enter_context(_Host())
         model = _faked(model)
         more: dict[str, Any] = {"lr": 1e-4, "seed": 0, "total": 1, "clock": lambda part: None}
-        step = _Step(model, recipe, objective, None, world=World(alone=True), **more)
+        step = Step(model, recipe, objective, None, world=World(alone=True), **more)
         step.optimiser.step = lambda *_, **__: None  # type: ignore[method-assign,assignment]
         if gpu:
             step.half = HALF.get(recipe.precision)

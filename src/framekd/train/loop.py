@@ -1,42 +1,29 @@
-"""The training loop, top to bottom."""
+"""The training loop, top to bottom: a step is in :mod:`framekd.train.step`."""
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from framekd.augment import augment
 from framekd.config import Tracking, TrainRecipe, UserError
-from framekd.data import Batch
-from framekd.inference import HALF, default_device
+from framekd.inference import default_device
 from framekd.memory import keep_freed_memory
-from framekd.optim import build_optimiser, factor, set_rate
 from framekd.train.log import Log, Meter, trackers
 from framekd.train.objectives import Objective
 from framekd.train.parallel import World
-from framekd.train.parts import allocated, available, more_parts, out_of_memory, parts_for
-from framekd.train.seeds import numpy_generator, torch_generator
-from framekd.train.state import Average, Diverged, Progress, RunFolder, Stopped, digest, finite, trained
-
-Forward = Callable[[nn.Module, Tensor, torch.Generator | None], tuple[Tensor, Tensor]]
-"""``forward(model, mel, generator)``: frame logits [batch, classes, frames] and clip logits [batch, classes].
-
-The parts of a batch get equal generators.
-"""
-
-
-BETTER = 0.98
-"""A model has learnt something if its loss is under this share of the loss of constant predictions."""
+from framekd.train.parts import allocated, available, device_lost, more_parts, out_of_memory, parts_for
+from framekd.train.state import Diverged, Progress, RunFolder, Stopped, digest, finite
+from framekd.train.step import Forward, Step
+from framekd.train.watch import Best, Validation, WatchedClips
 
 
 class Batches(Protocol):
@@ -47,61 +34,6 @@ class Batches(Protocol):
 
     def batches(self, begin: int, end: int, /, *, device: torch.device, rows: Callable[[int], slice]) -> Any:
         """Batches of steps on `device`, with the tensors of the rows that this process computes."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Validation during a training.
-
-    Attributes:
-        function: gives metrics of a model, such as ``{"val/loss": 0.1}``.
-        every_epochs: epochs between validations; there is one at the end too.
-        select: which weights are kept: the last, or those of the lowest val/loss.
-        patience: validations without a lower val/loss after which the training ends; None is never.
-    """
-
-    function: Callable[[nn.Module], Mapping[str, float]]
-    every_epochs: int = 5
-    select: Literal["last", "best_loss"] = "last"
-    patience: int | None = None
-
-
-@dataclass(frozen=True)
-class WatchedClips:
-    """Scores of a training while it runs, on clips that are held out of it. They do not decide which weights are kept.
-
-    Attributes:
-        function: gives metrics of a model: ``watch/loss``, and ``watch/psds1`` or ``watch/map``.
-        every_epochs: epochs between scorings; there is one at the end too.
-        constant_loss: watch/loss of constant predictions, the classes' log odds.
-        learnt_by: share of the steps after which a model that is no better than these has learnt nothing.
-        clips: how many are scored.
-    """
-
-    function: Callable[[nn.Module], Mapping[str, float]]
-    every_epochs: int = 5
-    constant_loss: float = math.inf
-    learnt_by: float = 0.3
-    clips: int = 0
-
-    def judge(self, metrics: Mapping[str, float], *, step: int, total: int) -> dict[str, float]:
-        """The metrics, with ``watch/learnt`` (1 or 0) once enough steps are done."""
-        if step < self.learnt_by * total:
-            return dict(metrics)
-        return {**metrics, "watch/learnt": float(self.warning(metrics, step=step, total=total) is None)}
-
-    def warning(self, metrics: Mapping[str, float], *, step: int, total: int) -> str | None:
-        """What to say of a model that has learnt nothing although enough steps are done."""
-        loss = metrics.get("watch/loss", math.nan)
-        if step < self.learnt_by * total or (loss < BETTER * self.constant_loss and metrics.get("watch/psds1") != 0):
-            return None
-        why = f"the loss is {loss:.4g}, that of constant predictions {self.constant_loss:.4g}"
-        if "watch/psds1" in metrics:
-            why += f"; PSDS1 is {metrics['watch/psds1']:.3g}"
-        return (
-            f"has learnt nothing after {step:,} of {total:,} steps: on {self.clips} clips held out, {why}. "
-            "Look at its learning rate and at its data."
-        )
 
 
 @dataclass(frozen=True)
@@ -206,8 +138,8 @@ def fit(
         about["watch"] = (watch.every_epochs, watch.clips)
     run = digest(model, about | {"more": identity or {}})
     model.to(device).train()
-    step = _Step(model, recipe, objective, forward, lr=lr, seed=seed, total=total, world=world, clock=options.clock)
-    best = _Best(model, validation)
+    step = Step(model, recipe, objective, forward, lr=lr, seed=seed, total=total, world=world, clock=options.clock)
+    best = Best(model, validation)
 
     with RunFolder(directory, run, time_limit=options.time_limit, writes=world.main) as folder, ExitStack() as leaving:
         world.max(0)  # no process reads a state before the writer holds the lock
@@ -240,8 +172,10 @@ def fit(
             done.scaler = step.scaler.state_dict()
             folder.save(model, step.optimiser, done, average=step.average.weights, best=best.weights)
 
-        def leave_when_full(kind: Any, error: BaseException | None, _: Any) -> None:
+        def leave(kind: Any, error: BaseException | None, _: Any) -> None:
             """After an exhausted memory, save what is whole and leave as for a time limit, with advice."""
+            if isinstance(error, torch.AcceleratorError):  # nothing on the device can be read any more
+                raise UserError(device_lost(error, directory, done.step, total, device)) from error
             if not isinstance(error, torch.OutOfMemoryError):
                 return
             if world.size == 1:
@@ -254,7 +188,7 @@ def fit(
             why = out_of_memory(directory, done.step, total, recipe.batch_size, step.parts, device, saved=kept)
             raise (Stopped(why) if world.size == 1 else UserError(why)) from error
 
-        leaving.push(leave_when_full)
+        leaving.push(leave)
         before = allocated(device)
         batches = loader.batches(done.step, total, device=device, rows=world.rows)
         memory = options.memory or available(device, beside=allocated(device) - before)
@@ -312,163 +246,6 @@ def fit(
         folder.remove()
         result.signal = folder.signal
     return result
-
-
-class _Step:
-    """One optimiser step: front end, augmentation, forward and backward pass, update.
-
-    Attributes:
-        parts: in how many parts a batch is computed.
-        whole: whether weights, optimiser and average are those of one step; false within an update.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        recipe: TrainRecipe,
-        objective: Objective,
-        forward: Forward | None,
-        *,
-        lr: float,
-        seed: int,
-        total: int,
-        world: World,
-        clock: Callable[[str], None],
-    ) -> None:
-        self.model, self.recipe, self.objective = model, recipe, objective
-        self.lr, self.seed, self.total, self.world, self.clock = lr, seed, total, world, clock
-        self.device, self.whole = next(model.parameters()).device, True
-        self.parts = recipe.accumulate
-        groups = model.depth_groups() if recipe.layer_decay < 1 else None
-        self.optimiser = build_optimiser(model, recipe, lr=lr, depth_groups=groups)
-        self.average = Average(model, recipe.ema)
-        self.half = half_precision(recipe, self.device)
-        self.scaler: Any = torch.amp.GradScaler(self.device.type, enabled=self.half is torch.float16)
-        if recipe.compile:
-            model.compile_blocks() if hasattr(model, "compile_blocks") else model.compile()
-        self.call = world.distribute(_Call(model, forward), self.device)
-        self.kept: dict[tuple[str, int], Tensor] = {}
-
-    def __call__(self, step: int, batch: Batch) -> tuple[Tensor, float]:
-        """Train on a batch.
-
-        Returns:
-            The loss of this process's rows (on the device), and the learning rate.
-        """
-        size, rows = len(batch), self.world.rows(len(batch))
-        rate = factor(step, self.recipe, total=self.total, peak=self.lr)
-        set_rate(self.optimiser, rate)
-        self.clock("data")
-        mel, batch = self._spectrograms(step, batch)
-
-        loss = torch.zeros((), device=self.device)
-        parts = _parts(rows, self.parts)
-        for i, part in enumerate(parts):
-            # Layerdrop and positions are those of the whole batch, however it is divided; dropout is of each part.
-            noise = torch_generator(self.seed, "model", step, 0, 0)
-            with self.world.synchronised(self.call, now=i == len(parts) - 1):
-                with self._autocast():
-                    frames, clips = self.call(mel[part], noise, self.world.rank * size + i)
-                share = (part.stop - part.start) * self.world.size / size
-                value = share * self.objective(frames.float(), clips.float(), batch, part)
-                self.clock("forward")
-                self.scaler.scale(value).backward()
-                self.clock("backward")
-            loss += value.detach()
-
-        if self.recipe.clip_gradient is not None:
-            self.scaler.unscale_(self.optimiser)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_gradient)
-        self.whole = False
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.average.update()
-        self.whole = True
-        self.clock("optimiser")
-        return loss, rate * self.lr
-
-    @torch.no_grad()
-    def _spectrograms(self, step: int, batch: Batch) -> tuple[Tensor, Batch]:
-        """Augmented spectrograms of the whole batch, and the batch with its labels augmented alike."""
-        batch = self.world.whole(batch)
-        if self.recipe.keep_spectrograms:
-            mel = self._kept(batch)
-        else:
-            mel = self.model.frontend(batch.waveform, generator=torch_generator(self.seed, "frontend", step))
-        self.clock("frontend")
-        draws = numpy_generator(self.seed, "augment", step)
-        mel, batch = augment(self.world.gather(mel, len(batch)), batch, self.recipe.augment, generator=draws)
-        self.clock("augment")
-        return mel, batch
-
-    def _kept(self, batch: Batch) -> Tensor:
-        """Spectrograms without jitter, each computed when its clip first comes, by itself: equal in any batch."""
-        cuts = list(zip(batch.ids, batch.starts.tolist()))[self.world.rows(len(batch))]
-        for cut, waveform in zip(cuts, batch.waveform, strict=True):
-            if cut not in self.kept:
-                self.kept[cut] = self.model.frontend(waveform[None])[0]
-        return torch.stack([self.kept[cut] for cut in cuts])
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, self.half) if self.half is not None else nullcontext()
-
-
-def half_precision(recipe: TrainRecipe, device: torch.device) -> torch.dtype | None:
-    """The type of forward and backward passes: the recipe's on a GPU, None (fp32) on a CPU."""
-    return HALF.get(recipe.precision) if device.type == "cuda" else None
-
-
-class _Call(nn.Module):
-    """The model behind one `forward`, so that DistributedDataParallel sees every use of its parameters."""
-
-    def __init__(self, model: Any, forward: Forward | None) -> None:
-        super().__init__()
-        self.model, self.function = model, forward
-
-    def forward(self, mel: Tensor, generator: torch.Generator, part: int) -> tuple[Tensor, Tensor]:
-        if self.function is not None:
-            return self.function(self.model, mel, generator)
-        return self.model(mel, generator=generator, part=part, outputs="logits")
-
-
-class _Best:
-    """The weights of the lowest validation loss, and the number of validations without a lower one."""
-
-    def __init__(self, model: nn.Module, validation: Validation | None) -> None:
-        self.model, self.validation = model, validation
-        self.weights: dict[str, Tensor] | None = None
-
-    def update(self, metrics: Mapping[str, float], done: Progress) -> bool:
-        """Take the metrics of a validation; returns whether patience is exhausted."""
-        assert self.validation is not None
-        keeps, patience = self.validation.select == "best_loss", self.validation.patience
-        if not keeps and patience is None:
-            return False
-        if "val/loss" not in metrics:
-            raise UserError("select: best_loss and patience need a validation that gives val/loss")
-        if done.best is not None and metrics["val/loss"] >= done.best:
-            done.worse += 1
-        else:
-            done.best, done.best_step, done.worse = metrics["val/loss"], done.step, 0
-            if keeps:
-                weights = trained(self.model).items()
-                self.weights = {name: value.detach().to("cpu", copy=True) for name, value in weights}
-        return patience is not None and done.worse >= patience
-
-    def restore(self, done: Progress) -> int:
-        """Put the best weights into the model, if they were kept; returns the step of the model's weights."""
-        if self.weights is None:
-            return done.step
-        for name, value in trained(self.model).items():
-            value.data.copy_(self.weights[name])
-        return done.best_step or 0
-
-
-def _parts(rows: slice, parts: int) -> list[slice]:
-    """Cut `rows` into at most `parts` slices, equal but for the last."""
-    each = -(-(rows.stop - rows.start) // parts)
-    return [slice(start, min(rows.stop, start + each)) for start in range(rows.start, rows.stop, each)]
 
 
 def _bar(directory: Path, done: Progress, total: int, *, batch_size: int, show: bool) -> tqdm:

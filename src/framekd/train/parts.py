@@ -79,6 +79,15 @@ def out_of_memory(
     )
 
 
+def device_lost(error: Exception, directory: Path, step: int, total: int, device: torch.device) -> str:
+    """What to say when a device failed or vanished."""
+    reason = str(error).strip().partition("\n")[0]
+    return (
+        f"{device} failed after step {step} of {total} ({reason}); the last saved state is kept: {directory}; "
+        "start the run again, it continues; if it fails there again, take another device"
+    )
+
+
 def more_parts(batch_size: int, parts: int) -> int:
     """The next larger number of equal parts of a batch; the same if there is none."""
     return next((n for n in range(parts + 1, batch_size + 1) if batch_size % n == 0), parts)
