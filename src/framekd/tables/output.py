@@ -196,12 +196,16 @@ def own_notes(frame: pd.DataFrame) -> list[str]:
 
 
 def _average_note(frame: pd.DataFrame) -> list[str]:
-    """A sentence where the paper's average stands beside that of other models than its five."""
+    """What the published averages and the published ensemble are of, where a run has other models than the paper."""
     ours = [name for name in dict.fromkeys(frame["model"]) if name not in (AVERAGE, ENSEMBLE, GUESS[0])]
-    averaged = frame["model"].isin([AVERAGE, ENSEMBLE])
-    if set(ours) == set(MODELS) or not frame.loc[averaged, "published"].notna().any():
+    if set(ours) == set(MODELS):
         return []
-    return [f"The published averages are of the paper's five models, ours of {', '.join(ours)}: they do not compare."]
+    names = ", ".join(ours)
+    about = {
+        AVERAGE: f"Averages are of {names}, the published ones too.",
+        ENSEMBLE: f"The published ensemble is of the paper's five models, ours of {names}: they do not compare.",
+    }
+    return [text for name, text in about.items() if frame.loc[frame["model"] == name, "published"].notna().any()]
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None:
