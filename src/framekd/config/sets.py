@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from framekd.config.base import Block, field
 
@@ -25,6 +25,10 @@ class Archive(Block):
             raise ValueError(f"url {self.url!r} is no address that ends in a file name; write {{url: https://…/FILE}}")
         return self
 
+    @model_serializer(mode="wrap")
+    def _only_given(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
+
     @property
     def name(self) -> str:
         """File name at the end of the address, without what follows a question mark."""
@@ -35,6 +39,8 @@ class Archive(Block):
 class HearData(Block):
     """Data of a task that HEAR prepared."""
 
+    ONE_LINE: ClassVar[bool] = True
+
     take: Literal["prepared", "original"] = field(
         "prepared", "HEAR's prepared archive, or the data set itself, to which HEAR's rule is applied here"
     )
@@ -44,6 +50,8 @@ class HearData(Block):
 
 class DesedData(Block):
     """Data of DESED: synthetic clips from their archive, real clips from folders or YouTube."""
+
+    ONE_LINE: ClassVar[bool] = True
 
     synthetic: Archive = field(..., "archive of the synthetic clips and their labels")
     lists: dict[str, Archive] = field({}, "official lists of the real clips: weak and validation")
