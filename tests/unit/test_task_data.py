@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -292,12 +293,17 @@ def test_maestro_is_made_from_its_archive(short, tmp_path):
         assert "1 of 10 clips lack their recording or labels, such as piece_03" in site.refused()
 
 
+def fingerprint(splits: dict[str, list[str]]) -> str:
+    return hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()[:16]
+
+
 @real
 def test_the_real_annotations_of_dcase16_have_hears_split_and_11_classes_in_each():
     files = sorted(SHARED.glob("dcase16_task2/*/*.txt"))
     rows = {path.stem: hear.read_annotation(path.read_text(), path.name) for path in files}
     splits = hear.three_splits(rows)
     assert {split: len(stems) for split, stems in splits.items()} == {"train": 44, "valid": 14, "test": 14}
+    assert fingerprint(splits) == "ea8b37257a3b0ab1"  # of what hearpreprocess 2021.1.1 itself draws
     assert sum(map(len, rows.values())) == sum(len(hear.cut(found)) for found in rows.values())
     for stems in splits.values():
         assert len({label for stem in stems for _, _, label in rows[stem]}) == 11
@@ -314,6 +320,7 @@ def test_the_real_table_of_maestro_gives_five_folds_of_37_pieces():
     }
     assert len({stem for stems in folds.values() for stem in stems}) == 185
     assert folds == hear.five_folds(reversed(list(pieces)))
+    assert fingerprint(folds) == "31776a938fdb192c"  # of what hearpreprocess 2021.1.1 itself draws
 
 
 @real
