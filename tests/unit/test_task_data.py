@@ -22,6 +22,7 @@ from framekd import tasks
 from framekd.checks import problems
 from framekd.config import Download, UserError, load, read_sources
 from framekd.layouts.desed import read_strong, read_weak
+from framekd.pipeline import downstream
 from framekd.pipeline.task_data import prepare
 from framekd.plan import Plan
 from framekd.sets import hear
@@ -116,7 +117,9 @@ def test_hears_archive_becomes_the_tasks_folder_byte_for_byte_twice_also_over_a_
     assert state["made_from"][0]["name"] == NAME and len(state["made_from"][0]["sha256"]) == 64
     assert set(state["sha256"]) == {"labelvocabulary.csv", "train.json", "valid.json", "test.json"}
     assert counts[0] == {"split": "train", "class": "", "clips": "2", "events": "4"}
+    listed = downstream._listing(site.folder)
     problem = tasks.load("DC16-T2", site.config().downstream.DC16_T2)
+    assert (site.folder / "cache-16k.h5").is_file() and downstream._listing(site.folder) == listed
     assert (len(problem.pools["files"]), problem.classes.names) == (4, ("cough", "drawer"))
 
 
@@ -126,6 +129,11 @@ def test_a_folder_that_was_made_is_made_anew_and_one_that_was_filled_is_left_alo
     (site.folder / "cache-16k.h5").write_bytes(b"old")
     site.run()
     assert not (site.folder / "cache-16k.h5").exists()
+    (tmp_path / "disk").mkdir()
+    site.folder.rename(tmp_path / "disk" / "there")
+    site.folder.symlink_to(tmp_path / "disk" / "there")
+    site.run()
+    assert site.folder.is_symlink() and [p.name for p in (tmp_path / "disk").iterdir()] == ["there"]
     (site.folder / ".framekd.json").unlink()
     before = content(site.folder)
     assert site.job().fetch is None and site.run()["made_from"] == []

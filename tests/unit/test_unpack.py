@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import random
+import resource
 import stat
 import tarfile
 import zipfile
@@ -70,8 +72,6 @@ def test_what_is_no_plain_archive_is_one_sentence_and_writes_nothing_outside(dat
 @pytest.mark.parametrize("pack", [tar, zipped])
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
 def test_a_truncated_archive_is_one_sentence(pack, share, tmp_path):
-    import random
-
     data = pack({"noise": random.Random(0).randbytes(50_000), "more": b"m" * 1000})
     (tmp_path / "x").write_bytes(data[: int(share * len(data))])
     with pytest.raises(UserError, match="broken, incomplete or no archive"):
@@ -80,8 +80,6 @@ def test_a_truncated_archive_is_one_sentence(pack, share, tmp_path):
 
 @pytest.mark.parametrize("pack", [tar, zipped])
 def test_a_damaged_archive_is_one_sentence(pack, tmp_path):
-    import random
-
     data = bytearray(pack({"noise": random.Random(0).randbytes(50_000)}))
     data[len(data) // 2] ^= 0xFF
     (tmp_path / "x").write_bytes(data)
@@ -100,3 +98,14 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(pack, tmp_path, monkeypatch)
     (tmp_path / "x").write_bytes(pack(FILES))
     with pytest.raises(UserError, match="2 files"):
         unpack(tmp_path / "x", tmp_path / "out")
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    (tmp_path / "x").write_bytes(tar({"large": b"x" * 300_000}))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="the disk is full while it is unpacked"):
+            unpack(tmp_path / "x", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -43,7 +43,7 @@ def make(
         UserError: somebody else filled the folder, a file cannot be had, or the data differ from the published ones.
             Nothing is left but fetched files.
     """
-    folder, downloads = Path(folder), Path(downloads)
+    folder, downloads = Path(folder).resolve(), Path(downloads)  # a link to another disk stays one
     if by_hand(folder):
         raise UserError(f"{folder} is not a folder that this pipeline made; remove it, or write fetch: null")
     aside = folder.with_name(f".{folder.name}.partial")

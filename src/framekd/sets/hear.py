@@ -11,6 +11,7 @@ import hashlib
 import io
 import random
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
@@ -57,16 +58,15 @@ def build(task: str, data: HearData, folder: Path, downloads: Path) -> list[dict
 
 def from_prepared(archive: Path, folder: Path) -> None:
     """Unpack what belongs to the task: the files beside labelvocabulary.csv, and the folders of audio there."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.unpacked") as name:
-        unpacked = Path(name)
-        unpack(archive, unpacked)
-        roots = [path.parent for path in unpacked.rglob(VOCABULARY)]
-        if len(roots) != 1:
-            what = "no" if not roots else f"{len(roots)} files"
-            raise UserError(f"{archive} has {what} {VOCABULARY}, so it is not one task of HEAR; check its address")
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(roots[0].iterdir()):
-            path.rename(folder / path.name)
+    unpacked = folder / ".unpacked"
+    unpack(archive, unpacked)
+    roots = [path.parent for path in unpacked.rglob(VOCABULARY)]
+    if len(roots) != 1:
+        what = "no" if not roots else f"{len(roots)} files"
+        raise UserError(f"{archive} has {what} {VOCABULARY}, so it is not one task of HEAR; check its address")
+    for path in sorted(roots[0].iterdir()):
+        path.rename(folder / path.name)
+    shutil.rmtree(unpacked)
 
 
 # The data sets, by HEAR's rule ---------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def _refuse_silent(lost: Sequence[str], total: int, archives: Sequence[Path]) ->
 
 def _write_audio(stream: IO[bytes], folder: Path, split: str, stem: str) -> None:
     """The first 120 s of a recording as 16-bit mono at 16 kHz."""
-    with stream, tempfile.NamedTemporaryFile(suffix=".wav", dir=folder.parent, prefix=".recording") as whole:
+    with stream, tempfile.NamedTemporaryFile(suffix=".wav", dir=folder, prefix=".recording") as whole:
         while block := stream.read(1 << 20):
             whole.write(block)
         whole.flush()
