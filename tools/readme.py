@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from scipy.signal import spectrogram
 
+from framekd.checkpoints import load_checkpoint
 from framekd.events import active_runs
-from framekd.examples import Example, Examples, read_examples
+from framekd.examples import Example, read_examples
 from framekd.files import replacing, write_text
+from framekd.inference import logits
 from framekd.metrics import median_filter
 from framekd.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
 
@@ -29,7 +34,7 @@ TITLES = {
     "without_step2": "without Step 2",
 }
 MEDIAN_SECONDS = 0.48
-TRUE, DETECTED, SCORE = "#2b8a57", "#d1641f", "#b7c3d3"
+TRUE, DETECTED, SCORE, ENSEMBLE = "#2b8a57", "#d1641f", "#b7c3d3", "#4a5a8a"
 DEMO_PAGE = """# Results of the demo
 
 `make demo` trains small models on an embedded miniature of real recordings. The numbers show that every stage works.
@@ -102,10 +107,25 @@ def agreement(clip: Example, classes: list[str], threshold: float) -> float:
     return 2 * float((truth & found).sum()) / int(truth.sum() + found.sum())
 
 
-def clip_figure(examples: Examples, threshold: float) -> Figure:
-    """Spectrogram, true events, scores and detections of the clip whose detections agree best with the truth."""
-    classes = examples.classes
-    clip = max(examples.clips, key=lambda clip: agreement(clip, classes, threshold))
+def scores_of(checkpoints: Sequence[Path], waveform: np.ndarray) -> np.ndarray:
+    """Probabilities [classes, frames] of models whose logits are averaged, for an int16 waveform [samples]."""
+    wave, found = torch.from_numpy(waveform[None].astype(np.float32) / 32768), []
+    for folder in checkpoints:
+        model, _ = load_checkpoint(folder)
+        with torch.inference_mode():
+            found.append(logits(model, model.frontend(wave))[0][0])
+    return torch.stack(found).mean(0).sigmoid().numpy()
+
+
+def clip_figure(clip: Example, ensemble: np.ndarray, classes: list[str], threshold: float, student: str) -> Figure:
+    """Spectrogram, true events, scores of the ensemble and of a student, and the student's detections in one clip.
+
+    Args:
+        clip: with the student's scores.
+        ensemble: scores of the ensemble, [classes, frames].
+        threshold: of the detections.
+        student: the student's name.
+    """
     found = detections(clip, classes, threshold)
     names = list(dict.fromkeys(name for *_, name in [*sorted(clip.events), *sorted(found)]))
     figure = Figure(figsize=(9.0, 2.3 + 0.5 * len(names)), layout="constrained")
@@ -117,35 +137,59 @@ def clip_figure(examples: Examples, threshold: float) -> Figure:
     top = decibels.max()
     above.pcolormesh(times, bins / 1000, decibels, vmin=top - 70, vmax=top, cmap="magma", rasterized=True)
     above.set_ylabel("kHz")
-    above.set_title(f"one evaluation clip of the demo ({examples.title})", fontsize=9, loc="left")
+    above.set_title("one evaluation clip of the demo", fontsize=9, loc="left")
 
     stamps = np.arange(clip.scores.shape[1]) / FRAME_RATE
-    scores = median_filter(clip.scores.T, seconds=MEDIAN_SECONDS)
+    own, theirs = (median_filter(scores.T, seconds=MEDIAN_SECONDS) for scores in (clip.scores, ensemble))
     for row, name in enumerate(names):  # from the top of a row: true events, detections, scores from 0 to 1
         for events, top, colour in ((clip.events, row - 0.44, TRUE), (found, row - 0.24, DETECTED)):
             spans = [(onset, offset - onset) for onset, offset, label in events if label == name]
             below.broken_barh(spans, (top, 0.17), facecolors=colour)
-        height = row + 0.44 - 0.46 * scores[:, classes.index(name)]
-        below.fill_between(stamps, row + 0.44, height, color=SCORE, step="post", linewidth=0)
+        place = classes.index(name)
+        below.fill_between(stamps, row + 0.44, row + 0.44 - 0.46 * own[:, place], color=SCORE, step="post", linewidth=0)
+        below.step(stamps, row + 0.44 - 0.46 * theirs[:, place], color=ENSEMBLE, where="post", linewidth=1.1)
     below.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, len(wave) / SAMPLE_RATE), xlabel="seconds")
     below.set_yticks(range(len(names)), [name.split(",")[0] for name in names])
     below.grid(axis="x", color="#e4e8ee", linewidth=0.6)
     below.set_axisbelow(True)
-    for colour, label in ((TRUE, "true"), (DETECTED, f"detected (score > {threshold:g})"), (SCORE, "score, 0 to 1")):
+    for colour, label in (
+        (TRUE, "true"),
+        (DETECTED, f"detected by a student, {student} (score > {threshold:g})"),
+        (SCORE, "its score, 0 to 1"),
+    ):
         below.broken_barh([], (0, 0), facecolors=colour, label=label)
-    figure.legend(*below.get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False, fontsize=8)
+    below.plot([], color=ENSEMBLE, label="the ensemble's score")
+    figure.legend(*below.get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False, fontsize=8)
     return figure
+
+
+def demo_figure(results: Path, table: pd.DataFrame, threshold: float) -> Figure:
+    """The figure of the example clip that the ensemble and the best student detect best."""
+    proposed = table[(table["setting"] == "proposed") & (table["model"] != "average")]
+    student = proposed.loc[proposed["mean"].idxmax(), "model"]
+    (path, *_) = sorted((results / "evaluation/students/proposed").glob("*/seed1.examples.npz"))
+    examples = read_examples(path)  # the same clips for each model
+    teachers = sorted(path.parent for path in (results / "teachers/proposed").glob("*/seed*/spec.json"))
+    drawn = []
+    for clip in examples.clips:
+        ensemble = replace(clip, scores=scores_of(teachers, clip.waveform))
+        clip = replace(clip, scores=scores_of([results / "students/proposed" / student / "seed1"], clip.waveform))
+        fit = sum(agreement(one, examples.classes, threshold) for one in (ensemble, clip))
+        drawn.append((fit, clip, ensemble.scores))
+    _, clip, ensemble = max(drawn, key=lambda found: found[0])
+    return clip_figure(clip, ensemble, examples.classes, threshold, student)
 
 
 def main() -> None:
     """Write README.md's table, docs/demo.md and docs/clip.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "demo", help="a finished demo")
-    parser.add_argument("--threshold", type=float, default=0.5, help="of the detections in docs/clip.png")
+    parser.add_argument("--threshold", type=float, default=0.3, help="of the detections in docs/clip.png")
     given = parser.parse_args()
 
     readme = ROOT / "README.md"
-    block = f"<!-- demo -->\n{results_table(pd.read_csv(given.results / 'table1.csv'))}\n<!-- /demo -->"
+    table = pd.read_csv(given.results / "table1.csv")
+    block = f"<!-- demo -->\n{results_table(table)}\n<!-- /demo -->"
     text, count = re.subn(r"<!-- demo -->.*<!-- /demo -->", lambda _: block, readme.read_text(), flags=re.DOTALL)
     if count != 1:
         raise SystemExit("README.md: expected one block <!-- demo --> … <!-- /demo -->; add it where the table belongs")
@@ -157,9 +201,8 @@ def main() -> None:
     orderings = orderings_table(pd.read_csv(given.results / "orderings.csv"))
     write_text(ROOT / "docs" / "demo.md", DEMO_PAGE.format(tables=tables, orderings=orderings))
 
-    examples = read_examples(given.results / "evaluation" / "students" / "proposed" / "ATST-F" / "seed1.examples.npz")
     with replacing(ROOT / "docs" / "clip.png") as aside:
-        clip_figure(examples, given.threshold).savefig(aside, dpi=100, facecolor="white")
+        demo_figure(given.results, table, given.threshold).savefig(aside, dpi=100, facecolor="white")
 
 
 if __name__ == "__main__":

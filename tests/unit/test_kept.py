@@ -150,12 +150,15 @@ def test_a_signal_ends_the_job_at_once_and_the_sentence_of_a_single_piece_is_its
     assert done == ["a"] and "ZeroDivisionError: no way" in capsys.readouterr().err
 
 
-def test_a_second_pass_is_for_packs_of_which_some_trainings_are_finished(tmp_path, monkeypatch):
+def test_a_second_pass_is_for_packs_that_were_killed_or_of_which_some_trainings_are_finished(tmp_path, monkeypatch):
     graph = Graph(load({"results_dir": str(tmp_path)}))
     logs = {
         "students/proposed/pack1/seed1": "framekd: 1 of 4 failed; the others are finished and kept: b: too large\n",
         "students/proposed/pack2/seed1": "framekd: 4 of 4 failed: b: too large\n",
-        "students/proposed/pack3/seed1": "1 of 4 failed; the others are finished and kept\nstill running\n",
+        "students/proposed/pack3/seed1": "killed while it trained\n",
+        "students/proposed/ATST-F/seed1_2": "killed while it trained\n",
+        "students/proposed/ATST-F/seed3": "killed while it trained, but alone\n",
+        "students/proposed/pack4/seed1": "Traceback (most recent call last):\nImportError: no torch\n",
         "teachers/proposed/pack1/seed1": "framekd: 1 of 4 failed; the others are finished and kept: a run before\n",
     }
     for name, text in logs.items():
@@ -166,7 +169,8 @@ def test_a_second_pass_is_for_packs_of_which_some_trainings_are_finished(tmp_pat
             os.utime(path, (1, 1))
     write_config(graph)
     os.utime(tmp_path / "config.json", (2, 2))
-    assert broken_packs(graph) == [tmp_path / "logs/students/proposed/pack1/seed1.log"]
+    found = [str(path.relative_to(tmp_path / "logs/students/proposed")) for path in broken_packs(graph)]
+    assert found == ["ATST-F/seed1_2.log", "pack1/seed1.log", "pack3/seed1.log"]
     assert not second_pass(graph, stopped=True, arguments=["all"])
     assert not second_pass(graph, stopped=False, arguments=["all", "--forceall"])
     monkeypatch.setenv("FRAMEKD_ONE_BY_ONE", "1")

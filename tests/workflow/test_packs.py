@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import ROOT, copy_repository, jobs, snakemake
 from filelock import FileLock
@@ -30,20 +34,48 @@ def done(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_student_that_fails_in_a_pack_costs_its_own_cell_and_nothing_else(done):
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A training in `folder` fails at once."""
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        yield
+
+
+@contextmanager
+def killed(folder: Path) -> Iterator[None]:
+    """Every process that has a file in `folder` open is killed."""
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    if any(file.path.startswith(f"{folder}/") for file in process.open_files()):
+                        process.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("broken", [locked, killed])
+def test_a_student_that_fails_in_a_pack_costs_its_own_cell_and_nothing_else(done, broken):
     out = done / "results/students"
     before, transferred = rows(out / "table1.csv"), (out / "downstream/DC16-T2/fPaSST/full.csv").read_bytes()
     for path in [*out.glob("table1.*"), *out.glob("downstream/DC16-T2/*/full.csv")]:
         path.unlink()
     shutil.rmtree(out / "students"), shutil.rmtree(out / "evaluation/students")
-    broken = out / "students/proposed/fPaSST/seed2/.resume"
-    broken.mkdir(parents=True)
-    with FileLock(broken / "lock"):
+    with broken(out / "students/proposed/fPaSST/seed2/.resume"):
         run = snakemake(done, *RUN)
     said = run.stdout + run.stderr
     assert run.returncode != 0 and said.count("Second pass, one training per job") == 1, said[-4000:]
     log = (out / "logs/students/proposed/pack1/seed1_2.log").read_text()
-    assert "framekd: 1 of 4 failed; the others are finished and kept: fPaSST seed 2: " in log
+    assert ("framekd: 1 of 4 failed; the others are finished and kept: fPaSST seed 2: " in log) == (broken is locked)
     assert "was finished before" in (out / "logs/students/proposed/ATST-F/seed2.log").read_text()
     assert not (out / "table1.csv").exists()
     found = rows(out / "table1.partial.csv")

@@ -84,6 +84,15 @@ def _run(snakemake: Any, log: Path, began: float, waited: str, resumes: bool) ->
         write_json(log.with_suffix(".json"), record(snakemake, began))
 
 
+def why_ended(log: Path) -> str | None:
+    """The error that a job wrote last into its log; None if it wrote none, because it was killed or still runs."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    if last.startswith("framekd: "):
+        return last.removeprefix("framekd: ")
+    return last if any(line.startswith("Traceback ") for line in lines) else None
+
+
 def _wait_for(lease: Lease, log: Path) -> str:
     """Take the lease of a job; returns what was said while another process held it, "" if none did."""
     own = log.with_name(f"{log.stem}.waiting-{socket.gethostname()}-{os.getpid()}.log")

@@ -15,6 +15,7 @@ from framekd.config import Config, UserError
 from framekd.files import write_json
 from framekd.graph import WEIGHTS, Graph, Stage, log_of
 from framekd.jobs import Searched
+from framekd.pipeline.log import why_ended
 
 Value = dict[str, float]
 """Subset of the evaluation clips → score in percent. "" is the subset of column psds1, or all clips."""
@@ -289,10 +290,4 @@ def _failed(what: str, log: str | Path) -> str | None:
     log = Path(log)
     if not log.is_file() or log.with_suffix(".json").is_file():
         return None
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
-    if last.startswith("framekd: "):
-        return f"{what} failed: {last.removeprefix('framekd: ')}; see {log}"
-    if any(line.startswith("Traceback ") for line in lines):
-        return f"{what} failed: {last}; see {log}"
-    return f"{what} failed: it was killed, or is still running; see {log}"
+    return f"{what} failed: {why_ended(log) or 'it was killed, or is still running'}; see {log}"
