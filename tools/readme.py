@@ -176,8 +176,8 @@ def demo_figure(results: Path, table: pd.DataFrame, threshold: float) -> Figure:
         clip = replace(clip, scores=scores_of([results / "students/proposed" / student / "seed1"], clip.waveform))
         fit = sum(agreement(one, examples.classes, threshold) for one in (ensemble, clip))
         drawn.append((fit, clip, ensemble.scores))
-    _, clip, ensemble = max(drawn, key=lambda found: found[0])
-    return clip_figure(clip, ensemble, examples.classes, threshold, student)
+    _, clip, scores = max(drawn, key=lambda found: found[0])
+    return clip_figure(clip, scores, examples.classes, threshold, student)
 
 
 def main() -> None:

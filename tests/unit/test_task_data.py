@@ -127,8 +127,11 @@ def test_a_folder_that_was_made_is_made_anew_and_one_that_was_filled_is_left_alo
     site = site_of(tmp_path, whole)
     site.run()
     (site.folder / "cache-16k.h5").write_bytes(b"old")
+    (tmp_path / ".set.partial" / ".unpacked").mkdir(parents=True)  # of a job that was killed
+    (tmp_path / ".set.partial" / ".unpacked" / "labelvocabulary.csv").touch()
+    (tmp_path / ".set.partial" / "train.json").touch()
     site.run()
-    assert not (site.folder / "cache-16k.h5").exists()
+    assert not (tmp_path / ".set.partial").exists() and not (site.folder / "cache-16k.h5").exists()
     (tmp_path / "disk").mkdir()
     site.folder.rename(tmp_path / "disk" / "there")
     site.folder.symlink_to(tmp_path / "disk" / "there")
