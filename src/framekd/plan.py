@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from framekd import jobs
-from framekd.config import DesedData, Recipe, Step2, Student, Teacher, UserError, Watch, identity
+from framekd.config import DesedData, HearData, Recipe, Step2, Student, Teacher, UserError, Watch, identity
 from framekd.graph import Graph, Pack
 from framekd.labels.extra import find_audio, read_extra
 from framekd.versions import VERSIONS
@@ -116,6 +116,8 @@ class Plan(Graph):
     def task_data_job(self, wildcards: Any) -> jobs.TaskDataJob:
         downstream, task = self.config.downstream, wildcards.task
         fetch = downstream.fetch.of(task) if self.fetched(task) else None
+        if isinstance(fetch, HearData) and fetch.take == "prepared":
+            fetch = fetch.model_copy(update={"original": {}})
         return jobs.TaskDataJob(
             version=VERSIONS["task_data"],
             task=task,

@@ -340,7 +340,9 @@ def test_the_real_lists_of_desed_have_the_published_numbers():
     synthetic = read_strong(SHARED / "desed/train/synthetic21_train/soundscapes.tsv")
     validation = read_strong(SHARED / "desed/validation/validation.tsv")
     classes = {name for labels in weak.values() for name in labels}
+    judging = read_strong(SHARED / "desed/validation/synthetic21_validation/soundscapes.tsv")
     found = {"weak": len(weak), "synthetic": len(synthetic), "validation": len(validation), "classes": len(classes)}
+    found["judging"] = len(judging)
     assert found == load({}).downstream.counts["DESED"]
     assert {label for rows in (*synthetic.values(), *validation.values()) for _, _, label in rows} == classes
     clips = {clip_of(name, "x").clip_id for name in (*weak, *validation)}
@@ -357,9 +359,10 @@ def test_desed_is_made_of_its_archive_the_official_lists_a_folder_and_a_host(tmp
         f"{root}/metadata/train/synthetic21_train/soundscapes.tsv": (
             b"filename\tonset\toffset\tevent_label\n0.wav\t0.1\t0.5\tDog\n1.wav\t0.1\t0.5\tSpeech\n"
         ),
-        f"{root}/metadata/validation/synthetic21_validation/soundscapes.tsv": b"not needed",
     }
+    synthetic[f"{root}/metadata/validation/synthetic21_validation/soundscapes.tsv"] = next(iter(synthetic.values()))
     for i in range(2):
+        synthetic[f"{root}/audio/validation/synthetic21_validation/soundscapes/{i}.wav"] = wav(1.0, seed=9 + i)
         synthetic[f"{root}/audio/train/synthetic21_train/soundscapes/{i}.wav"] = wav(1.0, seed=i)
         synthetic[f"{root}/audio/train/synthetic21_train/soundscapes/{i}.jams"] = b"{}"
     weak = "filename\tevent_labels\n" + "".join(f"{name}\tDog,Speech\n" for name in names["weak"])
@@ -379,7 +382,7 @@ def test_desed_is_made_of_its_archive_the_official_lists_a_folder_and_a_host(tmp
             "lists": {kind: {"url": server.url(f"{kind}.tsv")} for kind in ("weak", "validation")},
             "folders": [str(folder)],
         }
-        counts = {"weak": 4, "synthetic": 2, "validation": 4, "classes": 2}
+        counts = {"weak": 4, "synthetic": 2, "validation": 4, "judging": 2, "classes": 2}
         site = Site(tmp_path, "DESED", {"fetch": {"DESED": fetch}, "counts": {"DESED": counts}})
         download = Download(url=videos.url, pause_seconds=0, retries=1, sections=False)
         said = site.refused(download=download)
@@ -388,7 +391,7 @@ def test_desed_is_made_of_its_archive_the_official_lists_a_folder_and_a_host(tmp
         site.values["min_share"] = 0.75
         state = site.run(download=download)
         assert videos.requests == asked and set(asked) == set(ids), "what came is kept, and what is gone not asked for"
-    assert state["with_audio"] == {"weak": 4, "synthetic": 2, "validation": 3}
+    assert state["with_audio"] == {"weak": 4, "synthetic": 2, "validation": 3, "judging": 2}
     audio = site.folder / "audio"
     assert sorted(p.name for p in (audio / "validation/validation").iterdir()) == names["vali"][:3]
     assert {soundfile.info(str(p)).frames for p in audio.rglob("*weak*.wav")} == {2 * SAMPLE_RATE}

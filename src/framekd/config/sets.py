@@ -122,7 +122,7 @@ class Fetch(Block):
 def published_counts() -> dict[str, dict[str, int | None] | None]:
     """Published numbers of each task: clips by split, classes, and seconds of every clip."""
     return {
-        "DESED": {"weak": 1578, "synthetic": 10_000, "validation": 1168, "classes": 10},
+        "DESED": {"weak": 1578, "synthetic": 10_000, "validation": 1168, "judging": 2500, "classes": 10},
         "DC16-T2": {"train": 44, "valid": 14, "test": 14, "classes": 11, "seconds": 120},
         "MAESTRO": {**{f"fold{i:02d}": 37 for i in range(5)}, "classes": 88, "seconds": 120},
     }

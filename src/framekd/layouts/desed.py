@@ -9,7 +9,9 @@ from pathlib import Path
 from framekd.errors import UserError
 from framekd.layouts.folders import DESED_LISTS, Events, inside
 
-METADATA = DESED_LISTS
+JUDGING = "judging"
+"""The official synthetic clips for validation, which a folder may lack."""
+METADATA = {**DESED_LISTS, JUDGING: ("metadata/validation/synthetic21_validation/soundscapes.tsv",)}
 # Copies at 16 kHz come first.
 AUDIO = {
     "weak": ("audio/train/weak_16k", "audio/train/weak", "audio/weak", "weak"),
@@ -25,6 +27,10 @@ AUDIO = {
         "audio/validation/validation",
         "audio/validation",
         "validation",
+    ),
+    JUDGING: (
+        "audio/validation/synthetic21_validation/soundscapes_16k",
+        "audio/validation/synthetic21_validation/soundscapes",
     ),
 }
 

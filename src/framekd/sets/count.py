@@ -12,12 +12,13 @@ import soundfile
 from framekd.config import UserError
 from framekd.files import sha256_of, write_text
 from framekd.layouts import Events, find, lists
-from framekd.layouts.desed import AUDIO, METADATA, read_strong, read_weak
+from framekd.layouts.desed import AUDIO, JUDGING, METADATA, read_strong, read_weak
 from framekd.layouts.folders import VOCABULARY, splits
 from framekd.layouts.hear import locate, read_split, read_vocabulary, unlisted
 from framekd.units import SAMPLE_RATE
 
 _NOT_LASTING = " do not last "
+_SYNTHETIC = ("synthetic", JUDGING)
 
 
 @dataclass
@@ -118,7 +119,10 @@ def _absent_classes(out: Counted, task: str, lacking: Mapping[str, list[str]], t
 def _desed(root: Path) -> Counted:
     out = Counted()
     labels = {"weak": read_weak(find(root, *METADATA["weak"]))}
-    labels |= {kind: _labels(read_strong(find(root, *METADATA[kind]))) for kind in ("synthetic", "validation")}
+    judging = [JUDGING] if (root / METADATA[JUDGING][0]).is_file() else []
+    labels |= {
+        kind: _labels(read_strong(find(root, *METADATA[kind]))) for kind in ("synthetic", "validation", *judging)
+    }
     classes = sorted({name for found in labels["weak"].values() for name in found})
     out.numbers["classes"] = len(classes)
     for kind, found in labels.items():
@@ -149,7 +153,11 @@ def compare(task: str, folder: str | Path, found: Counted, wanted: Mapping[str, 
     numbers = {name: n for name, n in wanted.items() if n is not None}
     lines, said = {}, []
     for name, n in numbers.items():
-        if name != "seconds" and (there := found.numbers.get(name, 0)) != n:
+        if (
+            name != "seconds"
+            and (name != JUDGING or name in found.numbers)
+            and (there := found.numbers.get(name, 0)) != n
+        ):
             said.append(f"{name} {there} instead of {n}")
             lines[name] = str(there)
     if lengths := [sentence for sentence in found.notices if _NOT_LASTING in sentence] if "seconds" in numbers else []:
@@ -163,11 +171,11 @@ def compare(task: str, folder: str | Path, found: Counted, wanted: Mapping[str, 
             f"{folder} is not the published {task}: {'; '.join(said)}; check where it comes from, or accept it with "
             f"downstream: {{counts: {{{task}: {shown}}}}}"
         )
-    short = [(k, a, b) for k, a, b in found.shares if a < b * (min_share if k != "synthetic" else 1) or not a]
+    short = [(k, a, b) for k, a, b in found.shares if a < b * (1 if k in _SYNTHETIC else min_share) or not a]
     if short:
         counts = ", ".join(f"{a} of {b} {kind} clips" for kind, a, b in short)
         least = min(int(100 * a / max(1, b)) / 100 for _, a, b in short)
-        real = all(kind != "synthetic" for kind, _, _ in short) and least > 0
+        real = all(kind not in _SYNTHETIC for kind, _, _ in short) and least > 0
         accept = f"; to go on with these, write downstream: {{min_share: {least:g}}}" if real else ""
         raise UserError(
             f"{folder} has {counts}, and downstream.min_share is {min_share:g}; add the clips (docs/downstream.md)"

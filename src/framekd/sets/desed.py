@@ -21,7 +21,8 @@ from framekd.unpack import unpack
 
 _NAME = re.compile(r"Y?(?P<ytid>[\w-]{11})_(?P<start>\d+(?:\.\d+)?)_(?P<end>\d+(?:\.\d+)?)\.wav")
 _SYNTHETIC = re.compile(
-    r"(?:^|/)(audio/train/synthetic21_train/soundscapes/[^/]+\.wav|metadata/train/synthetic21_train/soundscapes\.tsv)$"
+    r"(?:^|/)(audio/(train|validation)/synthetic21_\2/soundscapes/[^/]+\.wav"
+    r"|metadata/(train|validation)/synthetic21_\3/soundscapes\.tsv)$"
 )
 
 
@@ -56,8 +57,8 @@ def build(
         shutil.copyfile(path, target)
         sources.append(about)
     path, about = obtain(data.synthetic, downloads)
-    if not _unpack_synthetic(path, folder):
-        raise UserError(f"{path} has no synthetic21_train/soundscapes; check its address")
+    if METADATA["synthetic"][0] not in _unpack_synthetic(path, folder):
+        raise UserError(f"{path} has no synthetic21_train/soundscapes.tsv; check its address")
     settings = download.model_copy(update={"enabled": download.enabled and data.download})
     for kind, read in (("weak", read_weak), ("validation", read_strong)):
         names = list(read(folder / METADATA[kind][0]))
