@@ -257,25 +257,25 @@ def _downstream(config: Config) -> Iterator[Problem]:
     graph = Graph(config)
     made = f"{config.data_dir.rstrip('/')}/miniature/" if config.miniature is not None else None
     for task, block in config.downstream.named.items():
-        folder, key = block.data, f"{config.downstream.key(task)}.data"
+        folder, named = block.data, f"{config.downstream.key(task)}.data"
         scores = [graph.transfer(task, model, c) for model in config.models for c in config.downstream.checkpoints]
         if (made and folder.startswith(made)) or all(Path(path).is_file() for path in scores):
             continue
         state = next((path for path in graph.task_data(task) if path.endswith("state.json")), "")
         if graph.fetched(task):
             if Path(state).is_file() and not made_here(folder):
-                yield Problem(key, f"{folder} is gone, but {state} says that it was made", f"remove {state}")
+                yield Problem(named, f"{folder} is gone, but {state} says that it was made", f"remove {state}")
             elif not Path(state).is_file():
                 yield from _archives(task, config.downstream.fetch.of(task))
             continue
         without = "or ask for results/table1.csv, which does without"
         if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
             what = f"{folder} does not exist or is empty, and Table II needs it"
-            yield Problem(key, what, f"put the data there (docs/downstream.md), {without}")
+            yield Problem(named, what, f"put the data there (docs/downstream.md), {without}")
         elif lost := missing(task, folder):
             what = f"{folder} has no {lost[0]}" + (f" and {len(lost) - 1} other lists" if lost[1:] else "")
             again = f"complete or remove the folder (docs/downstream.md), {without}"
-            yield Problem(key, what, again)
+            yield Problem(named, what, again)
 
 
 def _archives(task: str, data: HearData | DesedData | None) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from framekd.config import Block, Config, HeadRecipe, Recipe, difference
+from framekd.config import Config, HeadRecipe, Recipe, difference
 
 YAML, SCHEMA, PAGE = "config/config.yaml", "workflow/schemas/config.schema.json", "docs/configuration.md"
 LOCK, CONDA = "requirements.lock", "workflow/envs/framekd.yaml"
@@ -85,7 +85,7 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
                 lines.append(f"{indent}{key}: {_scalar(stage)}{comment}")
             else:
                 lines += [*space, f"{indent}{key}:{comment}", *_nested(stage, indent + "  ")]
-        elif isinstance(value, Block) and not _is_small(value):
+        elif isinstance(value, BaseModel) and not _is_small(value) and where.count(".") < 2:
             lines += [*space, f"{indent}{key}:{comment}", *_yaml(value, where + ".")]
         elif isinstance(value, dict) and value and not _is_short(value):
             lines.append(f"{indent}{key}:{comment}")
@@ -95,10 +95,10 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
     return lines
 
 
-def _is_small(block: Block) -> bool:
-    """Whether a block is written on one line: it says so, or has at most four values, none of them a list or block."""
+def _is_small(block: BaseModel) -> bool:
+    """Whether a block is written on one line: at most four values, none of them a list or block."""
     values = _plain(block).values()
-    return block.ONE_LINE or (len(values) <= 4 and not any(isinstance(value, dict | list) for value in values))
+    return len(values) <= 4 and not any(isinstance(value, dict | list) for value in values)
 
 
 def _is_short(values: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import copy
 import difflib
 import reprlib
 from collections.abc import Callable
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,8 +16,6 @@ from framekd.errors import UserError as UserError
 class Block(BaseModel):
     """A part of the configuration. Unknown keys are refused; values cannot be changed."""
 
-    ONE_LINE: ClassVar[bool] = False
-    """Whether config/config.yaml has the block on one line, whatever is in it."""
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 

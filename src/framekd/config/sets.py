@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -39,8 +39,6 @@ class Archive(Block):
 class HearData(Block):
     """Data of a task that HEAR prepared."""
 
-    ONE_LINE: ClassVar[bool] = True
-
     take: Literal["prepared", "original"] = field(
         "prepared", "HEAR's prepared archive, or the data set itself, to which HEAR's rule is applied here"
     )
@@ -50,8 +48,6 @@ class HearData(Block):
 
 class DesedData(Block):
     """Data of DESED: synthetic clips from their archive, real clips from folders or YouTube."""
-
-    ONE_LINE: ClassVar[bool] = True
 
     synthetic: Archive = field(..., "archive of the synthetic clips and their labels")
     lists: dict[str, Archive] = field({}, "official lists of the real clips: weak and validation")
