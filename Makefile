@@ -25,8 +25,8 @@ torture: env     ## kills at MOMENTS=100 random moments, real Slurm, 5,000 damag
 	FRAMEKD_FUZZ=200 $(BIN)/python -m pytest tests/unit/test_fuzz.py -n 2 --dist load || code=1; \
 	FRAMEKD_LONG=1 $(BIN)/python -m pytest tests/cluster || code=1; \
 	$(BIN)/python tools/torture.py --moments $(MOMENTS) || code=1; \
-	if command -v slurmctld >/dev/null; then $(BIN)/python tests/cluster/slurm_here.py $(CURDIR)/$(BIN)/python \
-	  tools/torture.py --moments $$(( $(MOMENTS) / 4 )) --slurm || code=1; fi; exit $$code
+	if command -v slurmctld >/dev/null; then \
+	  $(BIN)/python tools/torture.py --moments $$(( $(MOMENTS) / 4 )) --through slurm || code=1; fi; exit $$code
 
 lint: env        ## style, types, import layers, generated files
 	@$(BIN)/ruff check .

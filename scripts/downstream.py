@@ -9,5 +9,5 @@ with job_log(snakemake):
     transfer(
         DownstreamJob.model_validate(snakemake.params.job),
         inputs=named(snakemake.input),
-        out=list(snakemake.output),
+        out=list(snakemake.output.tables),
     )

@@ -172,12 +172,12 @@ def demo_figure(results: Path, table: pd.DataFrame, threshold: float) -> Figure:
     teachers = sorted(path.parent for path in (results / "teachers/proposed").glob("*/seed*/spec.json"))
     drawn = []
     for clip in examples.clips:
-        ensemble = replace(clip, scores=scores_of(teachers, clip.waveform))
-        clip = replace(clip, scores=scores_of([results / "students/proposed" / student / "seed1"], clip.waveform))
-        fit = sum(agreement(one, examples.classes, threshold) for one in (ensemble, clip))
-        drawn.append((fit, clip, ensemble.scores))
-    _, clip, scores = max(drawn, key=lambda found: found[0])
-    return clip_figure(clip, scores, examples.classes, threshold, student)
+        theirs = replace(clip, scores=scores_of(teachers, clip.waveform))
+        own = replace(clip, scores=scores_of([results / "students/proposed" / student / "seed1"], clip.waveform))
+        fit = sum(agreement(one, examples.classes, threshold) for one in (theirs, own))
+        drawn.append((fit, own, theirs.scores))
+    _, clip, ensemble = max(drawn, key=lambda found: found[0])
+    return clip_figure(clip, ensemble, examples.classes, threshold, student)
 
 
 def main() -> None:

@@ -18,8 +18,11 @@ from framekd.config import (
     Config,
     DesedData,
     HearData,
+    OwnTask,
     Sources,
     Step2,
+    Task,
+    TaskSearch,
     UserError,
     load,
     read_sources,
@@ -252,6 +255,21 @@ def _soft_labels(config: Config) -> Iterator[Problem]:
             )
 
 
+def _no_judges(task: str, block: Task) -> tuple[str, str] | None:
+    """Why a task has no validation clips, and the remedy; None if it has some, or no folder yet."""
+    root, without = Path(block.data), "or write numbers as learning rates and select: last"
+    there = root.is_dir() and any(root.iterdir())
+    if task == "DC16-T2" and there and not (root / "valid.json").is_file():
+        return f"{root} has no valid.json", f"put HEAR's validation split there, {without}"
+    if task == "MAESTRO" and there and len(list(root.glob("fold*.json"))) < 3:
+        return f"{root} has fewer than 3 folds", f"put HEAR's folds there, {without}"
+    own = isinstance(block, OwnTask) and not (root / "valid.tsv").is_file()
+    if (own or task == "DESED") and block.search.share == 0:
+        what = "search.share is 0" + (f", and {root} has no valid.tsv" if own else "")
+        return what, f"write search: {{share: {TaskSearch().share}}}, {without}"
+    return None
+
+
 def _downstream(config: Config) -> Iterator[Problem]:
     """Data of the downstream tasks that are absent and that no rule makes; archives that are absent."""
     graph = Graph(config)
@@ -259,7 +277,16 @@ def _downstream(config: Config) -> Iterator[Problem]:
     for task, block in config.downstream.named.items():
         folder, named = block.data, f"{config.downstream.key(task)}.data"
         scores = [graph.transfer(task, model, c) for model in config.models for c in config.downstream.checkpoints]
-        if (made and folder.startswith(made)) or all(Path(path).is_file() for path in scores):
+        if all(Path(path).is_file() for path in scores):
+            continue
+        if block.validates and (why := _no_judges(task, block)):
+            key = config.downstream.key(task)
+            also = tuple(
+                f"{key}.{name}" for name in ("data", "select", "frozen.learning_rate", "finetune.learning_rate")
+            )
+            what, remedy = why
+            yield Problem(f"{key}.search", f"validation clips judge rates or weights, but {what}", remedy, also=also)
+        if made and folder.startswith(made):
             continue
         state = next((path for path in graph.task_data(task) if path.endswith("state.json")), "")
         if graph.fetched(task):

@@ -19,6 +19,7 @@ from torch import Tensor
 from framekd.config import UserError
 from framekd.ensemble import DTYPES, Empty, match_classes, probabilities, spellings, text
 from framekd.files import SteadyFile
+from framekd.hdf5 import refuse_endless
 from framekd.labels import ClassList
 
 BLOCK = 1 << 12
@@ -168,6 +169,7 @@ def _reader(path: Path, index: Path | None) -> tuple[Callable[[], Any], Names, l
         return lambda: _npz_logits(path), lists["names"], lists["classes"], lists["class_ids"]
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is no HDF5 file; give .npy with an index, .npz or HDF5")
+    refuse_endless(path, ["names"])
     with h5py.File(path, "r") as file:
         for name in ("names", "logits"):
             if not isinstance(file.get(name), h5py.Dataset):

@@ -28,6 +28,7 @@ from framekd.checkpoints import load_checkpoint
 from framekd.config import UserError
 from framekd.data import ClipSet, chunks
 from framekd.files import SteadyFile, sync_folder, write_json
+from framekd.hdf5 import refuse_endless
 from framekd.inference import batch_logits, default_device
 from framekd.labels import ClassList, known_strong, parse_clip_id
 from framekd.models import FrameModel
@@ -259,6 +260,7 @@ class SoftLabels:
         if not h5py.is_hdf5(self.path):
             raise UserError(f"{self.path} is not an HDF5 file; fetch the file, not the web page that links to it")
         self._file = SteadyFile(self.path, "start the run again with one whole file of soft labels")
+        refuse_endless(self.path, ["filenames", "clip_ids"])
         try:
             with h5py.File(self.path, "r") as file:
                 for name in ("filenames", "strong_logits"):

@@ -373,6 +373,11 @@ class Graph:
         steps = self.config.downstream.checkpoints
         return [self.transfer(t, m, step) for t in self.tasks for m in self.config.models for step in steps]
 
+    @property
+    def downstream_candidates(self) -> list[str]:
+        """What each learning rate of the downstream jobs was worth: Table II's note points there."""
+        return [path.removesuffix(".csv") + ".candidates.json" for path in self.downstream]
+
     def transfer(self, task: str, model: str, checkpoint: str) -> str:
         """The scores of one downstream task from one checkpoint of a model."""
         return f"{self.results}/downstream/{task}/{model}/{checkpoint}.csv"

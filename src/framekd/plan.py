@@ -256,17 +256,13 @@ class Plan(Graph):
 
     def downstream_job(self, wildcards: Any, pack: Pack) -> jobs.DownstreamJob:
         block = self.config.downstream.named[wildcards.task]
-        options = {}
-        for model in pack.of(wildcards):
-            recipes = {mode: getattr(block, mode).of(model) for mode in ("frozen", "finetune")}
-            options[model] = block.model_copy(update=recipes)
         untrained = wildcards.checkpoint == "untrained"
         return jobs.DownstreamJob(
             version=VERSIONS["downstream"],
             task=wildcards.task,
             checkpoint=wildcards.checkpoint,
             modes=["frozen", "constant"] if untrained else [*self.config.downstream.modes],
-            options=options,
+            options={model: block.of(model) for model in pack.of(wildcards)},
         )
 
     def table_job(self, wildcards: Any, table: jobs.Table) -> jobs.TableJob:

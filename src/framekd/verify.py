@@ -16,11 +16,14 @@ from framekd.checkpoints import SPEC, WEIGHTS, read_spec
 from framekd.config import UserError
 from framekd.files import sha256_of, write_json
 from framekd.manifest import State, read_manifest
+from framekd.pipeline.kept import FOLDER
 from framekd.store import FORMAT, Shard, Store, StoreError
 
 SUMS = "sums.json"
 """The file in a folder of results that holds the SHA-256 of each file that has no sum of its own."""
 BLOCK = 1 << 24
+SECOND = (FOLDER, ".work")
+"""Hidden folders where finished work is kept a second time."""
 
 
 def verify(directory: str | Path, *, record: bool = True) -> tuple[int, list[str]]:
@@ -78,12 +81,19 @@ def _known(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Files to check, sorted. Logs that grow, and what running jobs are writing, are left out."""
+    """Files to check, sorted. Logs that grow, and what running jobs are writing, are left out.
+
+    What is kept a second time is another file only where the file system has no hard links, or the first is gone.
+    """
     for place, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "tensorboard")
+        folders[:] = sorted(n for n in folders if n in SECOND or (not n.startswith(".") and n != "tensorboard"))
+        second = not {*SECOND}.isdisjoint(Path(place).relative_to(root).parts)
         for name in sorted(files):
             path = Path(place) / name
             growing = name.startswith(".") or path.suffix in (".log", ".lock", ".part", ".tag") or name == SUMS
+            if second and not growing:
+                growing = not (path.parent.parent.name == FOLDER or name.startswith("finished."))
+                growing = growing or path.stat().st_nlink > 1
             if not growing and path.is_file():
                 yield path
 

@@ -1,10 +1,11 @@
 """An executor plugin for Snakemake, which finds it by the name of this package: ``executor: framekd-slurm``.
 
-It is snakemake-executor-plugin-slurm with four differences:
+It is snakemake-executor-plugin-slurm with five differences:
 
 * a job's name says what it is, such as ``teacher_pack1_seed1_2.proposed.4f1c2a9b``;
 * a job that a killed Snakemake left behind is taken over when the same job is wanted again, not submitted twice;
 * a job that Slurm lost, or preempted and does not requeue, is submitted again; nobody waits for it for ever;
+* a slow answer of Slurm at the start does not end the watch of jobs;
 * a job that Slurm can never run (partition, account, type of GPU) fails once, with Slurm's reason.
 """
 
@@ -42,6 +43,19 @@ NEVER = re.compile(
 
 class Executor(stock.Executor):
     """Submits jobs to Slurm, and watches them."""
+
+    _ready = False
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        super().__init__(workflow, logger)
+        self._ready = True
+
+    async def _wait_for_jobs(self) -> None:
+        # The base class starts this in a thread, and only then sets up what it uses. Where Slurm answered slowly, the
+        # thread died of that, and the run waited for ever.
+        while not self._ready:
+            await asyncio.sleep(0.1)
+        await super()._wait_for_jobs()
 
     def __post_init__(self, test_mode: bool = False) -> None:
         self._local, self._looks = threading.local(), dict[str, int]()

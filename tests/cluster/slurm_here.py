@@ -64,6 +64,7 @@ NodeName=d1 NodeAddr=127.0.0.1 NodeHostname={host} Port={d1_port} CPUs=16 RealMe
 NodeName=d2 NodeAddr=127.0.0.1 NodeHostname={host} Port={d2_port} CPUs=16 RealMemory=400000 Gres=gpu:a100:2
 PartitionName=main Nodes=d1,d2 Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
 PartitionName=cpu Nodes=d1,d2 MaxTime=INFINITE PriorityTier=1 State=UP
+PartitionName=spare Nodes=d1,d2 MaxTime=INFINITE PriorityTier=1 PreemptMode=CANCEL State=UP
 PartitionName=urgent Nodes=d1,d2 MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF State=UP
 """
 
@@ -128,10 +129,20 @@ class Cluster:
         self.start_controller()
         for node in NODES:
             self.start_node(node)
-        wait_for("the cluster", lambda: self.run("sinfo", "-hN", "-o", "%T").stdout.split().count("idle") >= 6, 30)
+        wait_for("the cluster", lambda: self.run("sinfo", "-hN", "-o", "%T").stdout.split().count("idle") >= 8, 30)
 
-    def start_controller(self) -> None:
-        self._daemon("slurmctld", "-D", name="slurmctld")
+    def start_controller(self, *options: str) -> None:
+        self._daemon("slurmctld", "-D", *options, name="slurmctld")
+
+    def stop_controller(self) -> None:
+        self.daemons["slurmctld"].terminate()
+        self.daemons["slurmctld"].wait(30)
+
+    def forget(self) -> None:
+        """Make Slurm forget all its jobs."""
+        self.stop_controller()
+        self.start_controller("-c")
+        wait_for("Slurm", lambda: "idle" in self.run("sinfo", "-hN", "-o", "%T").stdout, 60)
 
     def start_node(self, node: str) -> None:
         self._daemon("slurmd", "-D", "-N", node, name=node)

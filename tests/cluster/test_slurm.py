@@ -14,12 +14,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from slurm_here import Cluster, cluster, install, wait_for
 
+from snakemake_executor_plugin_framekd_slurm import PATIENCE, Executor, _states
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from conftest import ROOT, copy_repository, snakemake
+from disturbed import digests
 
 CONFIG = ("--configfile", "config/demo.yaml", "students.yaml", "cluster.yaml")
 SLURM = ("--profile", "slurm", "--framekd-slurm-init-seconds-before-status-checks", "2", "--latency-wait", "20")
@@ -83,11 +88,14 @@ def digest(folder: Path, seed: int) -> str:
 class Run:
     """A run of Snakemake through Slurm, in the background."""
 
-    def __init__(self, here: Cluster, folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "snakemake")):
+    def __init__(
+        self, here: Cluster, folder: Path, *arguments: str,
+        program: tuple[str, ...] = ("-m", "snakemake"), config: tuple[str, ...] = CONFIG,
+    ):  # fmt: skip
         self.log = folder / f"run{time.monotonic_ns()}.txt"
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, *program, *SLURM, *CONFIG, *arguments],
+                [sys.executable, *program, *SLURM, *config, *arguments],
                 cwd=folder, env=here.env, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
 
@@ -114,7 +122,17 @@ def submitted(text: str) -> int:
     return len(re.findall(r"has been submitted with SLURM jobid", text))
 
 
-def test_the_run_as_typed_gives_the_same_bytes_and_says_what_it_does(here, folder, whole):
+@pytest.fixture
+def slowly(here, tmp_path, monkeypatch) -> None:
+    """Slurm answers questions about jobs after 3 s, later than they are first asked."""
+    script = tmp_path / "bin/squeue"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nsleep 3\nexec {shutil.which("squeue")} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setitem(here.env, "PATH", f"{script.parent}:{here.env['PATH']}")
+
+
+def test_the_run_as_typed_gives_the_same_bytes_and_says_what_it_does(here, folder, whole, slowly):
     run = Run(here, folder, "--", student(1))
     job = training(here, folder)
     state, name, comment = here.queue()[job]
@@ -229,6 +247,100 @@ def test_a_training_longer_than_its_wall_time_goes_on_within_one_start_and_one_a
     assert run.process.returncode == 0 and submitted(said) == 1, said[-3000:]
     assert snakemake(alone, "--cores", "1", *CONFIG, "--", student(1)).returncode == 0
     assert digest(folder, 1) == digest(alone, 1)
+
+
+def state(job: str) -> str:
+    return (_states("squeue", [job]) or {}).get(job, "")
+
+
+def sleeping(here: Cluster, *options: str) -> str:
+    """A job that sleeps; its number, once it runs."""
+    command = ["sbatch", "--parsable", "-o", "/dev/null", *options, "--wrap", "exec sleep 300"]
+    job = here.run(*command).stdout.strip()
+    wait_for("a job", lambda: state(job) == "RUNNING", 60)
+    return job
+
+
+def verdict(job: str, record: Path) -> str | None:
+    """What the executor says of a job when it has looked often enough."""
+    executor = Executor.__new__(Executor)
+    executor._looks = {}
+    member = SimpleNamespace(is_group=lambda: False, log=[record.with_suffix(".log")])
+    about = SimpleNamespace(external_jobid=job, job=member)
+    found = [executor._verdict(about, state(job)) for _ in range(PATIENCE)]
+    assert found[:-1] == [None] * (PATIENCE - 1)
+    return found[-1]
+
+
+def test_a_job_whose_node_fails_ends_unless_slurm_queues_it_again(here, tmp_path):
+    ends, stays = sleeping(here, "--no-requeue", "-w", "d2"), sleeping(here, "--requeue", "-w", "d2")
+    assert here.run("scontrol", "update", "nodename=d2", "state=down", "reason=test").returncode == 0
+    try:
+        wait_for("the end of both", lambda: state(ends) == "NODE_FAIL" and state(stays) != "RUNNING", 60)
+        assert verdict(ends, tmp_path / "none.json") == "NODE_FAIL, and Slurm does not queue it again"
+        wait_for("the queue", lambda: state(stays) == "PENDING", 60)
+        assert verdict(stays, tmp_path / "none.json") is None
+    finally:
+        here.run("scontrol", "update", "nodename=d2", "state=resume")
+        here.settle()
+
+
+def test_a_preempted_job_that_slurm_cancels_ends(here, tmp_path):
+    job = sleeping(here, "-p", "spare", "-N2", "--exclusive")
+    here.run("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "true")
+    wait_for("preemption", lambda: state(job) == "PREEMPTED", 60)
+    assert verdict(job, tmp_path / "none.json") == "PREEMPTED, and Slurm does not queue it again"
+    here.settle()
+
+
+def test_a_job_that_slurm_has_lost_ended_well_if_it_left_its_record(here, tmp_path):
+    job, record = sleeping(here), tmp_path / "record.json"
+    here.forget()
+    assert state(job) == "" and _states("squeue", [job]) is not None
+    assert verdict(job, record) == "Slurm does not know it any more, and it left no record of its end"
+    record.write_text("{}")
+    assert verdict(job, record) == "COMPLETED"
+
+
+@long
+@pytest.mark.parametrize("how", ["its node fails", "preempted", "lost", "lost after its end"])
+def test_a_job_that_slurm_drops_is_submitted_again_unless_it_had_ended_well(here, folder, whole, how):
+    if how == "preempted":
+        (folder / "cluster.yaml").write_text(DIFFERENCE.replace("slurm_partition: main", "slurm_partition: spare"))
+    run = Run(here, folder, "--", student(1))
+    job = training(here, folder)
+    node = here.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
+    if how == "its node fails":
+        here.run("scontrol", "update", f"jobid={job}", "requeue=0")
+        here.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    elif how == "preempted":
+        here.run("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    elif how == "lost":
+        here.forget()
+    else:
+        here.stop_controller()
+        record = folder / "results/students/logs/students/proposed/ATST-F/seed1.json"
+        wait_for("the end of the training", record.is_file, 240)
+        here.start_controller("-c")
+    try:
+        text = run.wait(600)
+    finally:
+        here.run("scontrol", "update", f"nodename={node}", "state=resume")
+    assert run.process.returncode == 0 and digest(folder, 1) == whole[1], text[-3000:]
+    assert submitted(text) == (1 if how == "lost after its end" else 2), text[-3000:]
+
+
+@long
+def test_the_whole_graph_in_small_gives_the_same_bytes(here, tmp_path):
+    config = ("--configfile", "config/demo.yaml", "tests/workflow/tiny.yaml")
+    alone, through = copy_repository(tmp_path / "alone"), copy_repository(tmp_path / "through")
+    without = snakemake(alone, "--cores", "2", *config, "--", "all")
+    assert without.returncode == 0, without.stderr[-3000:]
+    run = Run(here, through, "--", "all", config=config)
+    text = run.wait(3600)
+    assert run.process.returncode == 0 and submitted(text) > 30, text[-3000:]
+    expected = digests(alone / "results/tiny")
+    assert len(expected) > 80 and digests(through / "results/tiny") == expected
 
 
 def test_the_cluster_leaves_nothing_behind(here):

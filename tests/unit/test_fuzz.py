@@ -17,6 +17,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from framekd import hdf5
 from framekd.audio import DecodeError, decode, ffmpeg_path
 from framekd.checkpoints import read_spec, read_weights
 from framekd.clip_soft_labels import ClipSoftLabels, read_index
@@ -181,6 +182,7 @@ READERS = {
 @FEW
 @given(data=st.data())
 def test_damaged_weights_arrays_and_archives(kind, tmp_path, data):
+    hdf5.SECONDS = 3
     suffix = {"ensemble": "h5", "logits": "h5"}.get(kind, kind)
     path = tmp_path / f"file.{suffix}"
     path.with_suffix(".pkl").write_bytes(binary("pkl"))

@@ -192,10 +192,7 @@ def test_the_file_name_of_a_rate_is_the_rate():
         ({"step2": {"search": {"judged_on": "eval"}}}, ["step2.search.judged_on", "grid, seed, share, criterion"]),
         ({"step2": {"search": {"criterion": "psds1"}}}, ["step2.search.criterion", "'map' or 'loss'"]),
         ({"step2": {"search": {"grid": [0.0]}}}, ["step2.search", "write grid: [1.0e-4, 3.0e-4]"]),
-        (
-            {"downstream": {"DC16-T2": {"finetune": {"learning_rate": {"BEATs": "search"}}}}},
-            ["downstream.DC16-T2.finetune.learning_rate", "write a number"],
-        ),
+        ({"recipe": {"learning_rate": {"BEATs": "search"}}}, ["recipe.learning_rate", "write a number"]),
     ],
 )
 def test_mistakes_are_told(values, words):

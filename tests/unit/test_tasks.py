@@ -17,11 +17,13 @@ from downstream_sets import CLASSES, write_desed, write_hear
 from framekd import tasks
 from framekd.checkpoints import save_checkpoint
 from framekd.config import HeadRecipe, Task, TrainRecipe, UserError
-from framekd.data import clip_set
+from framekd.data import Batch, clip_set
 from framekd.labels import ClassList
 from framekd.models import build_model
 from framekd.tasks import desed, frozen, hear, transfer
+from framekd.tasks.heads import losses
 from framekd.tasks.problem import Audio, Part, Problem, Run
+from framekd.train import Objective
 
 CPU = torch.device("cpu")
 SHORT = dict(epochs=2, epoch_clips=8, batch_size=4, learning_rate=0.01, warmup_steps=1)
@@ -318,14 +320,25 @@ def test_batched_heads_compute_what_a_model_computes(head):
     _, problem = toy_crops(2)
     heads = frozen.Heads(problem, model.embed_dim, attention=head == "attention", init="default")
     features = torch.randn(2, 4, 250, model.embed_dim)
-    frame, clip = heads(features)
+    labels = (torch.rand(2, 4, 3, 250) < 0.2).float()
+    both = {"strong": 0.0, "both": 0.0}
     for i in range(2):
+        frame, clip = heads.of_run(i, features[i])
         for layer, name in ((model.frame_head, "frame"), (model.clip_head, "clip")):
             layer.weight.data = getattr(heads, f"{name}_weight")[i].detach().T.contiguous()
             layer.bias.data = getattr(heads, f"{name}_bias").detach().view(2, -1)[i]
         wanted_frame, wanted_clip = model.classify(features[i], outputs="logits")
-        torch.testing.assert_close(frame[i].transpose(1, 2), wanted_frame, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(clip[i], wanted_clip, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(frame.transpose(1, 2), wanted_frame, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(clip, wanted_clip, rtol=1e-4, atol=1e-4)
+        strong = torch.tensor([True, True, False, False])
+        columns = (torch.zeros(4),) * 3
+        batch = Batch([""] * 4, *columns, labels[i], labels[i].amax(2), None, strong)
+        both["both"] += Objective("both")(wanted_frame, wanted_clip, batch, slice(0, 4))
+        both["strong"] += Objective("strong")(wanted_frame[:2], wanted_clip[:2], batch[:2], slice(0, 2))
+    halves, weak = [features[:, :2], features[:, 2:]], labels.amax(3)[:, 2:]
+    for kind, of_weak in (("strong", None), ("both", weak)):
+        found = losses([heads, heads], halves, labels[:, :2], of_weak)
+        torch.testing.assert_close(found, both[kind].detach().expand(2), rtol=1e-5, atol=1e-6)
 
 
 def test_heads_begin_at_the_log_odds_of_each_run():
@@ -379,10 +392,14 @@ def test_every_key_of_a_frozen_recipe_changes_the_heads(key):
 
 
 def test_head_init_of_each_mode_acts_on_that_mode(sets, checkpoint, tmp_path, monkeypatch):
-    seen = {}
+    seen, real = {}, frozen.train
+
+    def heads(crops, problem, recipe, **how):
+        seen.update(frozen=recipe.head_init)
+        return real(crops, problem, recipe, **how)
+
     monkeypatch.setattr(transfer, "train", lambda model, *_, **__: seen.update(finetune=model.frame_head.bias.clone()))
-    monkeypatch.setattr(frozen, "train", lambda crops, problem, recipe, **_: seen.update(frozen=recipe.head_init))
-    monkeypatch.setattr(frozen, "predict", lambda *_, **__: [])
+    monkeypatch.setattr(frozen, "train", heads)
     for one, other in (("normal", "prior"), ("prior", "normal")):
         recipes = {"frozen": HeadRecipe(**SHORT, head_init=one), "finetune": TrainRecipe(**SHORT, head_init=other)}
         block = Task(data=str(sets / "dcase"), seeds=[1], **recipes)
@@ -441,9 +458,13 @@ def test_fresh_crops_are_cut_and_encoded_anew_for_every_batch(sets):
 
 @pytest.mark.parametrize("crop", [True, "fresh"])
 def test_the_recipe_decides_whether_crops_are_fresh(sets, checkpoint, tmp_path, monkeypatch, crop):
-    seen = []
-    monkeypatch.setattr(frozen, "train", lambda *_, fresh, **__: seen.append(fresh is not None))
-    monkeypatch.setattr(frozen, "predict", lambda *_, **__: [])
+    seen, real = [], frozen.train
+
+    def heads(*given, fresh, **how):
+        seen.append(fresh is not None)
+        return real(*given, fresh=fresh, **how)
+
+    monkeypatch.setattr(frozen, "train", heads)
     recipes = {"frozen": HeadRecipe(**SHORT, random_crop=crop), "finetune": TrainRecipe(**SHORT)}
     block = Task(data=str(sets / "dcase"), seeds=[1], **recipes)
     tasks.run("DC16-T2", block, "tiny", checkpoint, checkpoint="full", out_csv=tmp_path / "o.csv", modes=["frozen"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import random
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +15,9 @@ import psutil
 import pytest
 from conftest import ROOT, copy_repository, jobs, snakemake
 from filelock import FileLock
+
+sys.path.insert(0, str(ROOT / "tools"))
+from disturbed import Disturbed, digests
 
 TABLE, FROM_STUDENT = "results/students/table1.csv", "results/students/downstream/DC16-T2/fPaSST/full.csv"
 CONFIG = ("--configfile", "config/demo.yaml", "students.yaml")
@@ -61,6 +66,28 @@ def killed(folder: Path) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def test_a_run_that_is_killed_at_random_moments_gives_the_same_bytes(done, tmp_path):
+    """tools/torture.py in small: the students and what follows, from audio and Step 1 on."""
+
+    def begun(folder: Path) -> None:
+        shutil.copytree(done, folder, symlinks=True)
+        out = folder / "results/students"
+        shutil.rmtree(out / "students"), shutil.rmtree(out / "evaluation/students")
+        for path in [*out.glob("table1.*"), *out.glob("downstream/DC16-T2/*/full.csv")]:
+            path.unlink()
+
+    expected = digests(done / "results/students")
+    assert sum("model.safetensors" in name for name in expected) >= 6 and "table1.csv" in expected
+    moments: list[dict] = []
+    runs = Disturbed(
+        tmp_path, begun, RUN, "results/students", chance=random.Random(3), within=20.0, says=moments.append
+    )
+    found = runs.run(4, expected)
+    assert found == {"moments": 4, "wrong": [], "lost": [], "hung": False, "failed": False}, (
+        found, moments, runs.output.read_text()[-3000:],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("broken", [locked, killed])

@@ -16,6 +16,8 @@ import pytest
 from conftest import copy_repository, jobs, snakemake
 from filelock import FileLock
 
+from framekd.verify import verify
+
 CONFIG = ("--configfile", "config/demo.yaml", "tests/workflow/tiny.yaml")
 RESULTS = ("table1.csv", "table1.md", "table1.tex", "teachers.csv", "significance.csv", "table2.csv", "report.html")
 TABLES = ("table1", "teachers", "significance", "table2", "report")
@@ -70,6 +72,11 @@ def test_every_result_is_there_and_every_cell_is_filled(done):
     assert len(table2) == (2 + 1) * 3 * 2 * 3  # and their average
     for row in (*table1, *table2):
         assert 0 <= float(row["mean"]) <= 100 and int(row["n"]) >= 2 and row["std"] != "", row
+    for row in table2:
+        if row["model"] != "average":
+            tried = {"frozen": "3", "finetune": "2"}[row["mode"]] if row["task"] == "DC16-T2" else "1"
+            assert float(row["learning_rate"]) > 0 and row["rates_tried"] == tried, row
+    assert "chosen among" in (out / "table2.md").read_text() and 'id="rates"' in (out / "report.html").read_text()
     step2 = rows(out / "step2.csv")
     assert [(r["model"], r["source"]) for r in step2] == [(m, "trained here") for m in ("ATST-F", "fPaSST")]
     assert all(0 < float(r["map"]) <= 100 and int(r["clips"]) > 0 and int(r["classes"]) > 0 for r in step2)
@@ -282,6 +289,36 @@ def test_one_student_that_fails_for_good_costs_its_own_score_and_nothing_else(do
     assert run.returncode == 0, run.stdout + run.stderr
     assert {(r["setting"], r["model"]): r for r in rows(out / "table1.csv")} == before
     assert not [*out.glob("*.partial.*")]
+
+
+def kind(path: Path) -> str:
+    """The first folders of a result's path, hidden ones, and the end of its name."""
+    *folders, name = path.parts
+    first = folders[: 2 if folders[:1] == ["data"] else 1]
+    return "/".join([*first, *(folder for folder in folders if folder[0] == "."), Path(name).suffix or name])
+
+
+def test_verify_finds_a_flipped_bit_in_every_kind_of_file_that_is_kept(done, tmp_path):
+    out = tmp_path / "results"
+    shutil.copytree(done / "results/tiny", out)
+    first: dict[str, Path] = {}
+    for path in sorted(path for path in out.rglob("*") if path.is_file() and path.stat().st_size):
+        if path.suffix not in (".log", ".lock", ".tag") and not path.name.startswith(("lease.", ".")):
+            first.setdefault(kind(path.relative_to(out)), path)
+    assert len(first) > 40 and {"students/.safetensors", "ensembles/.h5", "ensembles/.finished/.h5"} < first.keys()
+    assert verify(out)[1] == []
+    for path in first.values():
+        state, content = path.stat(), bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # as a failing disk does it
+    found = verify(out)[1]
+
+    def names(line: str, path: Path) -> bool:
+        return f"{path.parent}/" in line and path.name in line
+
+    assert [k for k, path in first.items() if not any(names(line, path) for line in found)] == []
+    assert [line for line in found if not any(names(line, path) for path in first.values())] == []
 
 
 def test_the_same_jobs_again_give_the_same_bytes(done):

@@ -33,7 +33,10 @@ for pack in plan.packs(cfg.models):
             miniature=lambda w: plan.miniature(w.task),
             data=lambda w: plan.task_data(w.task),
         output:
-            pack.files(f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.csv"),
+            tables=pack.files(f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.csv"),
+            candidates=pack.files(
+                f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.candidates.json"
+            ),
         log:
             f"{R}/logs/downstream/{{task}}/{{checkpoint}}/{pack.log}.log",
         benchmark:
@@ -52,6 +55,7 @@ for pack in plan.packs(cfg.models):
 use rule table1 as table2 with:
     input:
         scores=plan.downstream,
+        candidates=plan.downstream_candidates,
         published="config/published/table2.csv",
     output:
         csv=f"{R}/table2.csv",

@@ -7,7 +7,7 @@ other configuration file states only its differences.
 
 from framekd.config.base import Block, UserError, difference, field, identity, merge
 from framekd.config.data import GROUPS, LABEL_FILES, AudioSet, Download, Miniature
-from framekd.config.downstream import PAPER_TASKS, Downstream, OwnTask, Task
+from framekd.config.downstream import PAPER_TASKS, Downstream, OwnTask, Task, TaskSearch
 from framekd.config.load import Config, load, load_files
 from framekd.config.recipe import (
     SEARCH,
@@ -78,6 +78,7 @@ __all__ = [
     "Step2",
     "Student",
     "Task",
+    "TaskSearch",
     "Teacher",
     "TeacherRecipe",
     "Tracking",

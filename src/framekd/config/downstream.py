@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from framekd.config.base import Block, Seed, field
-from framekd.config.recipe import HeadRecipe, TrainRecipe
+from framekd.config.recipe import SEARCH, HeadRecipe, TrainRecipe, check_grid
 from framekd.config.sets import Fetch, published_counts
 
 PAPER_TASKS = ("DESED", "DC16-T2", "MAESTRO")
+
+
+class TaskSearch(Block):
+    """Choosing the learning rates of a task whose recipes say ``learning_rate: search``."""
+
+    frozen: list[float] = field(
+        [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], "rates that are tried with a frozen transformer, all at once"
+    )
+    finetune: list[float] = field([3e-5, 1e-4, 3e-4, 1e-3], "rates that are tried in fine-tuning, one training each")
+    share: float = field(
+        0.1, "share of the training clips that judges and is not trained on, where there are no others", ge=0, lt=1
+    )
+    seed: int = field(1, "seed of the choice of these clips", **Seed)
+
+    @field_validator("frozen", "finetune")
+    @classmethod
+    def _grids(cls, value: list[float], info: ValidationInfo) -> list[float]:
+        return check_grid(value, str(info.field_name))
 
 
 class Task(Block):
@@ -24,6 +42,29 @@ class Task(Block):
     threshold: float = field(0.5, "probability above which a class is active; PSDS1 needs none", gt=0, lt=1)
     frozen: HeadRecipe = field(HeadRecipe, "training of the head alone")
     finetune: TrainRecipe = field(TrainRecipe, "training of everything")
+    select: Literal["last", "best"] = field(
+        "last", "weights to keep: those of the last step, or of the epoch with the lowest loss on validation clips"
+    )
+    search: TaskSearch = field(
+        TaskSearch, "how its learning rates are chosen, where a recipe says `learning_rate: search`"
+    )
+
+    @property
+    def validates(self) -> bool:
+        """Whether validation clips decide anything: they are not trained on then."""
+        return self.select == "best" or self.frozen.searches() or self.finetune.searches()
+
+    def of(self, model: str) -> Self:
+        """The options of one model: its recipes, and of `search` what acts.
+
+        Raises:
+            UserError: no learning rate for the model, or a difference that is no valid recipe.
+        """
+        recipes: dict[str, Any] = {"frozen": self.frozen.of(model), "finetune": self.finetune.of(model)}
+        own, default = self.model_copy(update=recipes), TaskSearch()
+        idle = {mode: getattr(default, mode) for mode, recipe in recipes.items() if not recipe.searches()}
+        search = self.search.model_copy(update=idle) if own.validates else default
+        return own.model_copy(update={"search": search})
 
     @field_validator("seeds")
     @classmethod
@@ -48,8 +89,12 @@ class OwnTask(Task):
     )
 
 
-def _task(data: str, frozen: dict, finetune: dict, **values: Any) -> Any:
-    return lambda: Task(data=data, frozen=HeadRecipe(**frozen), finetune=TrainRecipe(**finetune), **values)
+def _task(data: str, frozen: dict, finetune: dict, *, grids: dict[str, Any], **values: Any) -> Any:
+    recipes: dict[str, Any] = {
+        "frozen": HeadRecipe(**frozen, learning_rate=SEARCH),
+        "finetune": TrainRecipe(**finetune, learning_rate=SEARCH),
+    }
+    return lambda: Task(data=data, search=TaskSearch(**grids), **recipes, **values)
 
 
 _OWN: dict[str, Any] = dict(epochs=50, epoch_clips=2_000, batch_size=32, warmup_steps=100, precision="bf16")
@@ -70,8 +115,10 @@ class Downstream(Block):
     DESED: Task | None = Field(
         default_factory=_task(
             "data/desed",
-            _DESED | dict(learning_rate=1e-3),
-            _DESED | dict(learning_rate=1e-4, layer_decay=0.5),
+            _DESED,
+            _DESED | dict(layer_decay=0.5),
+            grids=dict(frozen=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], finetune=[3e-5, 1e-4, 3e-4, 1e-3]),
+            select="best",
             head="attention",
             median_seconds=0.28,
             min_seconds=0.0,
@@ -81,14 +128,14 @@ class Downstream(Block):
     DC16_T2: Task | None = Field(
         default_factory=_task(
             "data/dcase2016_task2",
-            _DC16 | dict(epochs=500, learning_rate=0.2),
+            _DC16 | dict(epochs=500),
             _DC16
             | dict(
-                learning_rate=1.06e-4,
                 optimiser="adamw",
                 weight_decay=1e-3,
                 augment=dict(mixup=0.5, wavmix=0.5, wavmix_alpha=0.2),
             ),
+            grids=dict(frozen=[3e-3, 1e-2, 3e-2, 0.1, 0.2, 0.5], finetune=[3e-5, 1.06e-4, 3e-4, 1e-3]),
         ),
         alias="DC16-T2",
         description="DCASE 2016 Task 2: onset F-measure at 50 ms, 11 classes",
@@ -96,8 +143,10 @@ class Downstream(Block):
     MAESTRO: Task | None = Field(
         default_factory=_task(
             "data/maestro",
-            _MAESTRO | dict(learning_rate=1e-3),
-            _MAESTRO | dict(learning_rate=1e-4),
+            _MAESTRO,
+            _MAESTRO,
+            grids=dict(frozen=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1], finetune=[3e-5, 1e-4, 3e-4, 1e-3]),
+            select="best",
             seeds=[1],
             median_seconds=0.15,
             min_seconds=0.05,

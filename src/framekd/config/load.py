@@ -125,9 +125,8 @@ class Config(Block):
             self.setting(name)
         self.soft_files()
         for key, recipe in self._recipes():
-            searches = key.split(".")[0] in ("step2", "teacher", "student", "settings")
-            if recipe.searches() and not searches:
-                raise ValueError(f"{key}.learning_rate: only Step 2, teachers and students search; write a number")
+            if key == "recipe" and recipe.searches():
+                raise ValueError("recipe.learning_rate: only a stage or a task searches; write a number here")
             for name in recipe.per_model:
                 if name not in MODELS and name not in self.models:
                     raise ValueError(f"{key}.per_model names {name!r}, which is none of {', '.join(self.models)}")

@@ -45,7 +45,7 @@ class HeadRecipe(Block):
     epoch_clips: int = field(100_000, "clips drawn per epoch", ge=1, le=100_000_000)
     batch_size: int = field(256, "clips per step, over all devices", ge=1, le=1_000_000)
     learning_rate: float | Literal["search"] | dict[str, float | Literal["search"]] = field(
-        1e-4, "peak learning rate; one number, or one per model; `search` tries the grid (Step 2, teachers, students)"
+        1e-4, "peak learning rate; one number, or one per model; `search` tries the grid of the stage or task"
     )
     optimiser: Literal["adam", "adamw", "sgd"] = field("adam", "optimiser")
     betas: tuple[float, float] = field((0.9, 0.999), "Adam's betas")
@@ -189,6 +189,14 @@ class Recipe(TeacherRecipe):
 HeadRecipe.ELSEWHERE = frozenset(Recipe.model_fields)
 
 
+def check_grid(grid: list[float], key: str) -> list[float]:
+    """`grid`, the value of `key`. ValueError unless it holds different positive rates, at least one."""
+    if not grid or len(set(grid)) != len(grid) or not all(0 < rate <= LARGEST_RATE for rate in grid):
+        what = f"{key} needs different positive rates up to {LARGEST_RATE:g}, at least one"
+        raise ValueError(f"{what}; write {key}: [1.0e-4, 3.0e-4]")
+    return grid
+
+
 class RateSearch(Block):
     """Choosing the learning rate of a recipe that says ``learning_rate: search``."""
 
@@ -197,8 +205,7 @@ class RateSearch(Block):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if not self.grid or len(set(self.grid)) != len(self.grid) or not all(0 < r <= LARGEST_RATE for r in self.grid):
-            raise ValueError("grid needs different positive rates up to 10, at least one; write grid: [1.0e-4, 3.0e-4]")
+        check_grid(self.grid, "grid")
         return self
 
 

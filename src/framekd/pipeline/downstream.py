@@ -19,7 +19,7 @@ def transfer(job: DownstreamJob, *, inputs: Mapping[str, Any], out: Sequence[str
     Args:
         job: the task, and its options by model.
         inputs: `weights` and `specs` by model, and what the data follow from.
-        out: tables (csv) by model.
+        out: tables (csv) by model; the rates that were tried are written beside each.
     """
     files = zip(job.options, inputs["weights"], inputs["specs"], out, strict=True)
     each(
@@ -31,7 +31,8 @@ def transfer(job: DownstreamJob, *, inputs: Mapping[str, Any], out: Sequence[str
 def _transfer(job: DownstreamJob, model: str, inputs: Mapping[str, Any], csv: str) -> None:
     options, directory = job.options[model], Path(inputs["weights"]).parent
     name = key(job, inputs, options=options, data=_listing(Path(options.data)))
-    if give_back([csv], name):
+    outputs: list[str | Path] = [csv, tasks.candidates_file(csv)]
+    if give_back(outputs, name):
         return
     tasks.run(
         job.task,
@@ -44,7 +45,7 @@ def _transfer(job: DownstreamJob, model: str, inputs: Mapping[str, Any], csv: st
         out_csv=csv,
         device=default_device(),
     )
-    keep([csv], name)
+    keep(outputs, name)
 
 
 def _listing(folder: Path) -> list[tuple[str, int, int]]:

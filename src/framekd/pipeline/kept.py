@@ -21,6 +21,7 @@ import h5py
 
 from framekd.config import UserError, identity
 from framekd.files import replacing, sha256_of, write_text
+from framekd.hdf5 import refuse_endless
 from framekd.jobs import Job
 from framekd.lease import Lease
 from framekd.pipeline.log import OTHERS_KEPT
@@ -56,6 +57,7 @@ def _mark(path: str) -> str:
     if Path(path).suffix == ".h5" and h5py.is_hdf5(path):
         with h5py.File(path, "r") as file:
             if "identity" in file.attrs:
+                refuse_endless(path, [])
                 return str(file.attrs["identity"])
     return sha256_of(path) if about.st_size < READ_WHOLE else f"{path} {about.st_size} {about.st_mtime_ns}"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from framekd.config import Search, UserError
+from framekd.config import Search
 from framekd.data import ClipSet
 from framekd.files import write_json
 from framekd.jobs import ChooseJob, SearchJob, Step2Job, TrainJob
@@ -27,6 +27,7 @@ from framekd.pipeline.train import (
     weak_clips,
 )
 from framekd.pipeline.watch import weak_map
+from framekd.rates import choice, choose
 from framekd.train import Diverged, Fit, is_main, launch
 
 
@@ -106,23 +107,9 @@ def choose_rate(job: ChooseJob, *, results: Sequence[str], rate: str, candidates
     search = job.search
     found = [json.loads(Path(path).read_text()) for path in results]
     best = choose(found, criterion=search.criterion)
-    figures = [
-        {key: result[key] for key in ("learning_rate", "value", "diverged")}
-        for result in sorted(found, key=lambda result: result["learning_rate"])
-    ]
     on_eval = isinstance(search, Search) and search.judged_on == "eval"
     which = "evaluation clips" if on_eval else "training clips held out"
     what = "lowest loss" if search.criterion == "loss" else f"highest {search.criterion}"
     how = f"{what} on {best['clips']} {which}, seed {search.seed}; of equal rates the lower"
     write_json(rate, {"learning_rate": best["learning_rate"]})
-    write_json(candidates, {"learning_rate": best["learning_rate"], "chosen_by": how, "candidates": figures})
-
-
-def choose(results: Sequence[Mapping[str, Any]], *, criterion: str) -> Mapping[str, Any]:
-    """The best of `results`: highest score or lowest loss, of equals the lower rate; no value is the worst."""
-    whole = [result for result in results if result["value"] is not None]
-    if not whole:
-        rates = ", ".join(f"{result['learning_rate']:g}" for result in results)
-        raise UserError(f"no rate of the search trains without diverging ({rates}); write lower ones into search: grid")
-    sign = 1 if criterion == "loss" else -1
-    return min(whole, key=lambda result: (sign * result["value"], result["learning_rate"]))
+    write_json(candidates, choice(best, found, how=how))

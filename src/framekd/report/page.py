@@ -153,6 +153,8 @@ def _tables(found: Findings) -> list[dict[str, Any]]:
             out.append({**table, "heads": ["setting"], "columns": models, "groups": [], "lines": lines})
     if "table2" in found.tables:
         out.append(_table2(found.tables["table2"]))
+        if (rates := tables.wide_rates(found.tables["table2"])) is not None:
+            out.append(_rates(rates))
     if "step2" in found.tables:
         out.append(_step2(found.tables["step2"]))
     return out
@@ -195,6 +197,17 @@ def _table2(frame: pd.DataFrame) -> dict[str, Any]:
         "columns": [task for _, task in columns],
         "lines": [{"heads": heads, "cells": [row and _cell(row) for row in cells]} for heads, cells in lines],
     }
+
+
+def _rates(wide: pd.DataFrame) -> dict[str, Any]:
+    """The learning rates of Table II, in its layout."""
+    lines = []
+    for model, checkpoint, *rates in wide.itertuples(index=False):
+        plain = {"std": "", "published": "", "further": []}
+        lines.append({"heads": [model, checkpoint], "cells": [{"mean": text, **plain} for text in rates]})
+    about = {"id": "rates", "heading": "Learning rates of Table II", "caption": tables.RATES_TITLE, "plain": True}
+    heads = list(wide.columns)
+    return {**about, "heads": heads[:2], "groups": [], "columns": heads[2:], "lines": lines}
 
 
 def _headline(found: Findings) -> list[dict[str, str]]:

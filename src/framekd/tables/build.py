@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,6 +18,7 @@ from framekd.tables.rows import (
     GUESS,
     MODES,
     PUBLISHED,
+    RATES,
     TASKS,
     WITHOUT_PENALTY,
     Paths,
@@ -191,7 +193,8 @@ def significance(
 
 def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED) -> pd.DataFrame:
     """Table II. Columns model, checkpoint, mode, task, mean, std, n, published, difference; further those of
-    :data:`WITHOUT_PENALTY`, mean_without_penalty and std_without_penalty: of DESED, empty for the other tasks.
+    :data:`WITHOUT_PENALTY`, mean_without_penalty and std_without_penalty: of DESED, empty for the other tasks; and
+    `RATES` of each cell (those of several folds one after the other), where the jobs say them.
 
     After the models come their average, whose deviation is that of the runs' averages, and the constant guess (`GUESS`)
     if the checkpoint "untrained" was scored.
@@ -211,12 +214,13 @@ def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED
     models, steps, modes, names = ([n for n in order if (frame[k] == n).any()] for k, order in zip(keys, orders))
     wanted = [(m, s, mode, t) for m in models for s, mode in cells_of(steps, modes) for t in names]
     wanted += [(*GUESS, task) for task in names if guess.any()]
-    found = {}
+    found, rates = {}, {}
     for key in wanted:
         part = frame[(frame[keys] == pd.Series(key, index=keys)).all(axis=1)].set_index("seed")
         if part.empty or part["value"].isna().any():
             raise UserError(f"downstream: no value for {' '.join(key)}; run that job")
         found[key] = part[["value", WITHOUT_PENALTY]]
+        rates[key] = {name: ", ".join(dict.fromkeys(part[name].dropna())) for name in RATES}
     for s, mode in cells_of(steps, modes):
         for task in names:
             runs = pd.concat([found[model, s, mode, task] for model in models]).groupby(level="seed", sort=False)
@@ -224,13 +228,14 @@ def table2(paths: Iterable[str | Path], *, published_dir: str | Path = PUBLISHED
                 raise UserError(f"downstream: the models have different seeds or folds of {task}; run its jobs again")
             found[AVERAGE, s, mode, task] = runs.mean()
     order = [*models, AVERAGE, GUESS[0]]
+    any_rate = frame[RATES[0]].notna().any()
     rows = []
     for key in sorted(found, key=lambda key: order.index(key[0])):
         further = _row(found[key][WITHOUT_PENALTY].tolist(), None)
         paper = _average(reference, key, models) if AVERAGE in key else reference.get(key)
         row = _row(found[key]["value"].tolist(), paper)
         row |= {f"{name}_{WITHOUT_PENALTY}": further[name] for name in ("mean", "std")}
-        rows.append({**dict(zip(keys, key)), **row})
+        rows.append({**dict(zip(keys, key)), **row, **(rates.get(key, {}) if any_rate else {})})
     return pd.DataFrame(rows)
 
 
@@ -328,8 +333,13 @@ def _downstream_orderings(frame: pd.DataFrame) -> list[dict]:
     return rows
 
 
-def _gap(a: dict, b: dict) -> dict:
-    gap = a["mean"] - b["mean"]
+def gap_of(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[float, float]:
+    """By how much cell `a` is above `b`, and its spread: the root of the sum of the two sample variances."""
     spread = math.sqrt(sum(cell["std"] ** 2 for cell in (a, b) if not math.isnan(cell["std"])))
+    return a["mean"] - b["mean"], spread
+
+
+def _gap(a: dict, b: dict) -> dict:
+    gap, spread = gap_of(a, b)
     verdict = "shown" if gap > spread else "reversed" if gap < -spread else "within spread"
     return {"gap": gap, "spread": spread, "published_gap": a["published"] - b["published"], "verdict": verdict}

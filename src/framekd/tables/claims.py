@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from framekd.config import UserError
-from framekd.tables.build import orderings
+from framekd.tables.build import gap_of, orderings
 from framekd.tables.rows import (
     AVERAGE,
     CHECKPOINT_TITLES,
@@ -26,6 +28,8 @@ SPREADS = 2  # standard deviations of the seeds within which a number counts as 
 KEYS = {"setting": ["setting", "model"], "checkpoint": ["model", "checkpoint", "mode", "task"]}
 KD_GAIN = 5.0  # percent that knowledge distillation gains at least for every model (Sec. 4)
 WORST = 3
+Rows = dict[tuple[str, ...], dict[str, Any]]
+"""Cells of a table by the columns that name them."""
 
 
 @dataclass(frozen=True)
@@ -185,30 +189,58 @@ def _teachers(frame: pd.DataFrame, paper: dict[tuple, float]) -> list[Claim]:
 
 
 def _table2(frame: pd.DataFrame, paper: dict[tuple, float]) -> list[Claim]:
-    """Means over the models. Only what the paper's own numbers show is a claim."""
+    """What the paper's own numbers show, in the mean of the models and (in a claim of its own) in every model.
+
+    A checkpoint is better where the gap is larger than its spread over seeds or folds.
+    """
     keys = KEYS["checkpoint"]
-    means = {tuple(row[key] for key in keys): row["mean"] for row in frame.to_dict("records")}
+    rows: Rows = {tuple(row[key] for key in keys): row for row in frame.to_dict("records")}
+    means = {key: row["mean"] for key, row in rows.items()}
     models = list(dict.fromkeys(key[0] for key in paper))
     out = []
     for better, worse in (("full", "step1"), ("full", "step2"), ("step2", "step1")):
-        for mode, title in MODES.items():
-            for task in TASKS:
-                wanted = _mean(paper, models, better, mode, task) - _mean(paper, models, worse, mode, task)
-                if not wanted > 0:
-                    continue
-                used = [(model, step, mode, task) for model in models for step in (better, worse)]
-                missing = [" ".join(key) for key in used if key not in means]
+        titles = (CHECKPOINT_TITLES[better], CHECKPOINT_TITLES[worse])
+        for mode, task in itertools.product(MODES, TASKS):
+            wanted = {m: paper[m, better, mode, task] - paper[m, worse, mode, task] for m in models}
+            mean = sum(wanted.values()) / len(models)
+            used = [(model, step, mode, task) for model in models for step in (better, worse)]
+            missing = [" ".join(key) for key in used if key not in means]
+            both = [m for m in models if all((m, step, mode, task) in means for step in (better, worse))]
+            name = f"{titles[0]} better than {titles[1]}, {task} {MODES[mode]}"
+            alone = []
+            for model in both:
+                ours, other = (rows[model, step, mode, task] for step in (better, worse))
+                text = f"{model}: {titles[0]} {ours['mean']:.1f}, {titles[1]} {other['mean']:.1f}"
+                alone.append(Check(text, *gap_of(ours, other), "points", wanted[model]))
+            if mean > 0:
                 checks = []
-                both = [m for m in models if all((m, step, mode, task) in means for step in (better, worse))]
                 if both:
-                    ours, other = (_mean(means, both, step, mode, task) for step in (better, worse))
-                    names = (CHECKPOINT_TITLES[better], CHECKPOINT_TITLES[worse])
-                    n = sum(means[m, better, mode, task] > means[m, worse, mode, task] for m in both)
-                    cells = f"mean of {len(both)} models: {names[0]} {ours:.1f}, {names[1]} {other:.1f}; better in {n}"
-                    checks.append(Check(cells, ours - other, 0, "points", wanted))
-                name = f"{CHECKPOINT_TITLES[better]} better than {CHECKPOINT_TITLES[worse]}, {task} {title}"
+                    ours, other = (_together(rows, both, step, mode, task) for step in (better, worse))
+                    cells = (
+                        f"mean of {len(both)} models: {titles[0]} {ours['mean']:.1f}, {titles[1]} {other['mean']:.1f}"
+                    )
+                    cells += f"; better in {sum(check.value > 0 for check in alone)}"
+                    checks.append(Check(cells, *gap_of(ours, other), "points", mean))
                 out.append(Claim(name, checks, missing))
+            if min(wanted.values()) > 0:
+                out.append(Claim(f"{name}, every model", alone, missing))
     return out + _over_baselines(means)
+
+
+def _together(rows: Rows, models: list[str], step: str, mode: str, task: str) -> dict[str, float]:
+    """Mean over `models`, and its deviation over seeds or folds.
+
+    The deviation is that of the table's average where that is of the same models; otherwise the models' own deviations
+    count as independent.
+    """
+    cells = [rows[model, step, mode, task] for model in models]
+    there = {key[0] for key in rows if key[1:] == (step, mode, task)}
+    average = rows.get((AVERAGE, step, mode, task))
+    if average is not None and there - {AVERAGE} == set(models):
+        std = average["std"]
+    else:
+        std = math.sqrt(sum(cell["std"] ** 2 for cell in cells if not math.isnan(cell["std"]))) / len(cells)
+    return {"mean": sum(cell["mean"] for cell in cells) / len(cells), "std": std}
 
 
 def _over_baselines(means: dict[tuple, float]) -> list[Claim]:

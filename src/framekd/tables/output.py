@@ -20,6 +20,7 @@ from framekd.tables.rows import (
     GUESS,
     MODES,
     PUBLISHED,
+    RATES,
     TASKS,
     WITHOUT_PENALTY,
     Paths,
@@ -104,6 +105,30 @@ def table2_lines(
     return columns, lines
 
 
+def wide_rates(frame: pd.DataFrame) -> pd.DataFrame | None:
+    """The learning rates of Table II in its layout; None where none was chosen on validation clips."""
+    if not searched(frame):
+        return None
+    columns, lines = table2_lines(frame[~frame["model"].isin([AVERAGE, GUESS[0]])])
+    heads = [f"{MODES.get(mode, mode)} {task}" for mode, task in columns]
+    rows = []
+    for (model, checkpoint), cells in lines:
+        shown = ["–" if row is None else _rate(*(row[name] for name in RATES)) for row in cells]
+        rows.append({"model": model, "checkpoint": checkpoint, **dict(zip(heads, shown))})
+    return pd.DataFrame(rows)
+
+
+def searched(frame: pd.DataFrame) -> bool:
+    """Whether the learning rate of a cell of Table II was chosen among several."""
+    return RATES[1] in frame and bool((pd.to_numeric(frame[RATES[1]], errors="coerce") > 1).any())
+
+
+def _rate(rate: Any, tried: Any) -> str:
+    """``0.001 of 6``: the rate, and among how many it was chosen; a rate that was given stands alone."""
+    text = f"{rate:g}" if isinstance(rate, float) else str(rate)
+    return f"{text} of {int(tried)}" if int(tried) > 1 else text
+
+
 def wide_step2(frame: pd.DataFrame) -> pd.DataFrame:
     """Step 2's table for print: a row per model; a model without a score has its reason in place of it."""
     rows = []
@@ -147,6 +172,7 @@ def latex(frame: pd.DataFrame, *, title: str, label: str, notes: Iterable[str] =
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
+RATES_NOTE = "Learning rates were chosen on validation clips; the columns learning_rate and rates_tried have them."
 OWN_SCORES = {True: "PSDS1 with and without the variance penalty", False: "onset F-measure at 50 ms"}
 """Score of a further task, by whether it has a value without the penalty."""
 
@@ -166,6 +192,7 @@ def own_notes(frame: pd.DataFrame) -> list[str]:
     column = f"mean_{WITHOUT_PENALTY}"  # absent before the first score of a run
     own = frame[~frame["task"].isin(TASKS)].reindex(columns=["task", column]).groupby("task", sort=False)[column]
     psds1 = own.apply(lambda values: values.notna().any())
+    notes = [*notes, *([RATES_NOTE] if searched(frame) else [])]
     return [*others, *notes, *(f"{task}: {OWN_SCORES[bool(flag)]}, of this site." for task, flag in psds1.items())]
 
 
@@ -185,10 +212,16 @@ def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None
 
 def _write_all(path: Path, frame: pd.DataFrame, wide: pd.DataFrame, *, title: str, notes: list[str]) -> None:
     write_csv(path, frame)
-    write_text(path.with_suffix(".md"), markdown(wide, title=title, notes=notes))
+    rates = wide_rates(frame)
+    more = "" if rates is None else "\n" + markdown(rates, title=RATES_TITLE)
+    write_text(path.with_suffix(".md"), markdown(wide, title=title, notes=notes) + more)
     write_text(path.with_suffix(".tex"), latex(wide, title=title, label=f"tab:{path.stem}", notes=notes))
 
 
+RATES_TITLE = (
+    "Learning rates of Table II. “0.001 of 6”: chosen among six rates on validation clips; several rates are those of "
+    "several folds. What each rate was worth is beside the scores, in results/downstream/…/*.candidates.json."
+)
 PUBLISHED_NOTE = (
     "Each cell: PSDS1 (the paper's value, difference). Shared clips are those that the authors evaluated on too."
 )

@@ -26,6 +26,8 @@ CONSTANT = "constant"
 """Mode of a constant guess, which needs no model."""
 GUESS = ("constant guess", "none", CONSTANT)
 """Model, checkpoint and mode of the constant guess in Table II."""
+RATES = ("learning_rate", "rates_tried")
+"""Columns of the downstream jobs: the rate of a run, and how many were tried on validation clips (1: it was given)."""
 WITHOUT_PENALTY = "without_penalty"
 """Of DESED: PSDS1 without the variance penalty; .csv of the downstream jobs have it as psds1_without_penalty."""
 
@@ -50,7 +52,7 @@ def read(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
     """Read a CSV. Raises FileNotFoundError if it is missing, UserError if it lacks one of `columns`."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: missing; run the stage that writes it first")
-    frame = pd.read_csv(path, dtype={"seed": "string"})
+    frame = pd.read_csv(path, dtype=dict.fromkeys(("seed", *RATES), "string"))
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise UserError(f"{path}: expected columns {', '.join(columns)}, but {', '.join(missing)} is missing")
@@ -107,14 +109,14 @@ def ensemble_score(paths: Files, column: str = "psds1") -> list[float]:
 
 
 def transfers(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """The rows of downstream jobs, in percent: task, model, checkpoint, mode, seed, value and without_penalty.
+    """The rows of downstream jobs, in percent: task, model, checkpoint, mode, seed, value, without_penalty, `RATES`.
 
     `without_penalty` is NaN for the tasks that have no such score. Of the constant guess only the first model's rows
     are kept, and named as in `GUESS`: they are the same for every model.
     """
     keys = ("task", "model", "checkpoint", "mode", "seed")
     frame, _ = _read_all(list(paths), (*keys, "value"))
-    frame = frame.reindex(columns=[*keys, "value", f"psds1_{WITHOUT_PENALTY}"])
+    frame = frame.reindex(columns=[*keys, "value", f"psds1_{WITHOUT_PENALTY}", *RATES])
     frame = frame.rename(columns={f"psds1_{WITHOUT_PENALTY}": WITHOUT_PENALTY})
     for name in ("value", WITHOUT_PENALTY):
         frame[name] = frame[name].astype(float) * 100

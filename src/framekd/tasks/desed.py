@@ -14,7 +14,7 @@ from framekd.labels import ClassList
 from framekd.layouts import find
 from framekd.layouts.desed import AUDIO, METADATA, read_strong, read_weak
 from framekd.metrics import median_filter, psds1
-from framekd.tasks.problem import Audio, Part, Problem, Run, Score
+from framekd.tasks.problem import Audio, Judge, Part, Problem, Run, Score, hold_out
 
 
 def _audio(root: Path, kind: str, wanted: Sequence[str]) -> Audio:
@@ -30,9 +30,11 @@ def _audio(root: Path, kind: str, wanted: Sequence[str]) -> Audio:
     return Audio(files, root / f"cache-16k-{kind}.h5")
 
 
-def _pools(root: Path) -> tuple[ClassList, dict[str, ClipSet]]:
+def _pools(root: Path, *, judging: bool) -> tuple[ClassList, dict[str, ClipSet]]:
     weak = read_weak(find(root, *METADATA["weak"]))
-    strong = {kind: read_strong(find(root, *METADATA[kind])) for kind in ("synthetic", "validation")}
+    judging = judging and any((root / place).is_file() for place in METADATA["judging"])
+    kinds = ["synthetic", "validation", *(["judging"] if judging else [])]
+    strong = {kind: read_strong(find(root, *METADATA[kind])) for kind in kinds}
     classes = ClassList.of(sorted({c for labels in weak.values() for c in labels}))
     for kind, events in strong.items():
         unknown = {c for rows in events.values() for _, _, c in rows if c not in classes}
@@ -60,10 +62,49 @@ def scorer(clips: ClipSet, options: Task) -> Score:
     return score
 
 
+def judge_of(synthetic: ClipSet, weak: ClipSet, options: Task) -> Judge:
+    """The mean of PSDS1 of synthetic clips and of the macro F-measure of weak clips.
+
+    A clip has a class if it has a frame above the threshold. The variance penalty is left out: with it all bad rates
+    are worth 0.
+    """
+    score = scorer(synthetic, options)
+    clip = np.repeat(np.arange(len(weak)), np.diff(weak.start))
+    truth = np.zeros((len(weak), len(weak.classes)), bool)
+    truth[clip, weak.label] = True
+
+    def judge(parts: Sequence[Mapping[str, np.ndarray]]) -> float:
+        found = np.stack([parts[1][name].max(0) for name in weak.ids]) > options.threshold
+        hits, both = (found & truth).sum(0), found.sum(0) + truth.sum(0)
+        f1 = 2 * hits[both > 0] / both[both > 0]
+        return (score(parts[0])["psds1_without_penalty"] + float(f1.mean())) / 2
+
+    return judge
+
+
 def load(root: Path, options: Task) -> Problem:
-    """Read DESED: a batch is half synthetic (strong) and half weak clips; tested on validation; one run per seed."""
-    classes, pools = _pools(root)
+    """Read DESED: a batch is half synthetic (strong) and half weak clips; tested on validation; one run per seed.
+
+    Where learning rates or weights are judged, a share of the weak clips is held out for it, and of the synthetic clips
+    too unless the folder has the official ones for validation.
+    """
+    classes, pools = _pools(root, judging=options.validates)
     whole = {name: Part(name, np.arange(len(pool))) for name, pool in pools.items()}
     train, test = (whole["synthetic"], whole["weak"]), whole["validation"]
-    runs = tuple(Run(str(seed), seed, train, test) for seed in options.seeds)
-    return Problem("DESED", classes, pools, runs, "both", scorer(pools["validation"], options))
+    valid: tuple[Part, ...] = ()
+    judge = None
+    if options.validates:
+        official = whole.get("judging")
+        synthetic, held = (train[0], official) if official else _split(train[0], options)
+        weak, held_weak = _split(train[1], options)
+        train, valid = (synthetic, weak), (held, held_weak)
+        strong = pools[held.pool].select(held.clips)
+        judge = judge_of(strong, pools["weak"].select(held_weak.clips), options)
+    runs = tuple(Run(str(seed), seed, train, test, valid) for seed in options.seeds)
+    return Problem("DESED", classes, pools, runs, "both", scorer(pools["validation"], options), judge)
+
+
+def _split(part: Part, options: Task) -> tuple[Part, Part]:
+    search = options.search
+    pair = hold_out(part.clips, search.share, seed=search.seed, what=f"DESED, {part.pool} clips")
+    return Part(part.pool, pair[0]), Part(part.pool, pair[1])

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from framekd.config import HeadRecipe, TrainRecipe, UserError
 from framekd.data import Cutter, Draw, Loader
 from framekd.inference import autocast
-from framekd.models import FrameModel, attention_pool, init_linear
+from framekd.losses import bce
+from framekd.models import FrameModel
 from framekd.optim import build_optimiser, factor, set_rate
+from framekd.tasks.heads import Heads, LowestLoss, losses
 from framekd.tasks.problem import Part, Problem, Run, frame_count, join_crops, share_of
-from framekd.train import numpy_generator, torch_generator
+from framekd.train import numpy_generator
 from framekd.units import CLIP_FRAMES
 
 CROP_HOP = CLIP_FRAMES // 2
@@ -95,74 +97,10 @@ def _room(size: int, device: torch.device) -> torch.device:
     return torch.device("cpu")
 
 
-class Heads(nn.Module):
-    """Frame and clip heads of several runs, with the same equations as the heads of a `FrameModel`.
-
-    Args:
-        width: features per frame.
-        attention: attention pooling for clip predictions, otherwise a linear head on the mean over time.
-        init: `head_init` of the recipe.
-    """
-
-    def __init__(self, problem: Problem, width: int, *, attention: bool, init: str) -> None:
-        super().__init__()
-        runs, n_classes, std = problem.runs, len(problem.classes), 0.01 if init == "normal" else None
-        self.runs, self.n_classes, self.attention = len(runs), n_classes, attention
-        pairs = []
-        for run in runs:
-            generator = torch_generator(run.seed, "heads")
-            pair = [nn.Linear(width, n_classes), nn.Linear(width, n_classes)]
-            for layer in pair:
-                init_linear(layer, generator, std=std)
-            if init == "prior":
-                pair[0].bias.data.copy_(torch.from_numpy(problem.log_odds(run)))
-            pairs.append(pair)
-        # Biases have one dimension, so that AdamW does not decay them, as in a model.
-        self.frame_weight, self.frame_bias = _stacked([frame for frame, _ in pairs])
-        self.clip_weight, self.clip_bias = _stacked([clip for _, clip in pairs])
-
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.baddbmm(bias.view(self.runs, 1, -1), x, weight)
-
-    def forward(
-        self, features: Float[Tensor, "runs batch frames width"]
-    ) -> tuple[Float[Tensor, "runs batch frames classes"], Float[Tensor, "runs batch classes"]]:
-        """Frame and clip logits."""
-        runs, batch, frames, _ = features.shape
-        flat = features.flatten(1, 2)
-        frame = self._linear(flat, self.frame_weight, self.frame_bias).view(runs, batch, frames, -1)
-        if not self.attention:
-            return frame, self._linear(features.mean(2), self.clip_weight, self.clip_bias)
-        second = self._linear(flat, self.clip_weight, self.clip_bias).view(runs, batch, frames, -1)
-        return frame, torch.logit(attention_pool(frame, second), eps=1e-7)
-
-    def clip_gradients(self, max_norm: float) -> None:
-        """Scale the gradients of each run to a norm of at most `max_norm`."""
-        grads = [p.grad.view(self.runs, -1) for p in self.parameters() if p.grad is not None]
-        scale = (max_norm / (torch.cat(grads, 1).norm(dim=1) + 1e-6)).clamp(max=1.0)
-        for grad in grads:
-            grad.mul_(scale[:, None])
-
-
-def _stacked(layers: Sequence[nn.Linear]) -> tuple[nn.Parameter, nn.Parameter]:
-    weight = torch.stack([layer.weight.detach().T for layer in layers])
-    return nn.Parameter(weight), nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]))
-
-
 def _order(run: Run, part: int, epoch: int, rows: np.ndarray, wanted: int) -> np.ndarray:
     """Rows of one epoch of a part of a run: as many random permutations as needed, `wanted` rows in all."""
     draw = numpy_generator(run.seed, "order", part, epoch)
     return np.concatenate([rows[draw.permutation(len(rows))] for _ in range(-(-wanted // len(rows)))])[:wanted]
-
-
-def _losses(frame: Tensor, clip: Tensor, frame_labels: list[Tensor], clip_labels: list[Tensor], both: bool) -> Tensor:
-    """Sum over the runs of their mean losses: frame labels, and with `both` also clip labels of the second part."""
-    strong = frame_labels[0].transpose(2, 3)
-    runs, count = len(frame), strong.shape[1]
-    loss = runs * F.binary_cross_entropy_with_logits(frame[:, :count], strong)
-    if both:
-        loss = loss + runs * F.binary_cross_entropy_with_logits(clip[:, count:], clip_labels[1])
-    return loss
 
 
 class FreshCrops:
@@ -208,13 +146,16 @@ def train(
     device: torch.device,
     progress: bool = False,
     fresh: FreshCrops | None = None,
+    select: Literal["last", "best"] = "last",
 ) -> Heads:
     """Train the heads of all runs at one rate: see :func:`train_rates`.
 
     Raises:
         UserError: a non-finite loss, or a batch size that the parts do not divide.
     """
-    [heads] = train_rates(crops, problem, recipe, rates=[lr], head=head, device=device, progress=progress, fresh=fresh)
+    [heads] = train_rates(
+        crops, problem, recipe, rates=[lr], head=head, device=device, progress=progress, fresh=fresh, select=select
+    )
     if isinstance(heads, int):
         raise UserError(f"{problem.task}: non-finite loss of the heads at step {heads}; lower frozen.learning_rate")
     return heads
@@ -230,6 +171,7 @@ def train_rates(
     device: torch.device,
     progress: bool = False,
     fresh: FreshCrops | None = None,
+    select: Literal["last", "best"] = "last",
 ) -> list[Heads | int]:
     """Train the heads of all runs at each of `rates`, side by side.
 
@@ -240,6 +182,7 @@ def train_rates(
         rates: peak learning rates.
         head: "linear" or "attention".
         fresh: draws and encodes the batches in place of `crops`.
+        select: "best" keeps, of each rate and run, the weights of the epoch with the lowest validation loss.
     Returns:
         By rate: heads, or the step at which the loss was not finite.
     Raises:
@@ -253,6 +196,7 @@ def train_rates(
         rate: Heads(problem, width, attention=head == "attention", init=recipe.head_init).to(device) for rate in rates
     }
     found: dict[float, Heads | int] = dict(of_rate)
+    lowest = {rate: LowestLoss(heads) for rate, heads in of_rate.items()} if select == "best" else {}
     optimisers = {rate: build_optimiser(heads, recipe, lr=rate) for rate, heads in of_rate.items()}
     rows = [[crops[part.pool].of(part) for part in run.train] for run in runs]
     per_epoch = -(-wanted // size)
@@ -275,11 +219,9 @@ def train_rates(
             if source.frame_labels is not None:
                 frame_labels.append(_take(source.frame_labels, chosen, device))
             clip_labels.append(_take(source.clip_labels, chosen, device))
-        logits = together(list(of_rate.values()), torch.cat(features, 1))
-        losses = torch.stack(
-            [_losses(frame, clip, frame_labels, clip_labels, problem.objective == "both") for frame, clip in logits]
-        )
-        finite = losses.detach().isfinite().tolist()
+        of_weak = clip_labels[1] if problem.objective == "both" else None
+        loss = losses(list(of_rate.values()), features, frame_labels[0], of_weak)
+        finite = loss.detach().isfinite().tolist()
         for rate, good in zip(list(of_rate), finite):
             if not good:
                 found[rate] = step
@@ -288,31 +230,20 @@ def train_rates(
             break
         for heads in of_rate.values():
             heads.zero_grad(set_to_none=True)
-        torch.stack([loss for loss, good in zip(losses, finite) if good]).sum().backward()
+        loss.sum().backward()  # no rate has a part in the gradients of another
         for rate, heads in of_rate.items():
             set_rate(optimisers[rate], factor(step, recipe, total=total, peak=rate))
             if recipe.clip_gradient is not None:
                 heads.clip_gradients(recipe.clip_gradient)
             optimisers[rate].step()
+        if lowest and at == per_epoch - 1:
+            for rate, heads in of_rate.items():
+                lowest[rate].update(
+                    validation_losses(heads, crops, problem, batch_size=recipe.batch_size, device=device)
+                )
+    for rate in of_rate if lowest else ():
+        lowest[rate].restore()
     return [found[rate] for rate in rates]
-
-
-def together(heads: Sequence[Heads], features: Float[Tensor, "runs batch frames width"]) -> list[tuple[Tensor, Tensor]]:
-    """Frame and clip logits of several sets of heads on the same features, which are read once for all."""
-    if len(heads) == 1:
-        return [heads[0](features)]
-    first = heads[0]
-
-    def linear(x: Tensor, name: str) -> tuple[Tensor, ...]:
-        weight = torch.cat([getattr(one, f"{name}_weight") for one in heads], 2)
-        bias = torch.cat([getattr(one, f"{name}_bias").view(first.runs, 1, -1) for one in heads], 2)
-        return torch.baddbmm(bias, x.flatten(1, -2), weight).view(*x.shape[:-1], -1).split(first.n_classes, -1)
-
-    frames = linear(features, "frame")
-    if not first.attention:
-        return list(zip(frames, linear(features.mean(2), "clip")))
-    seconds = linear(features, "clip")
-    return [(f, torch.logit(attention_pool(f, s), eps=1e-7)) for f, s in zip(frames, seconds)]
 
 
 def _take(source: Tensor, rows: Tensor, device: torch.device) -> Tensor:
@@ -320,21 +251,61 @@ def _take(source: Tensor, rows: Tensor, device: torch.device) -> Tensor:
     return source[rows.to(source.device)].to(device, non_blocking=True)
 
 
+def _slices(crops: Crops, part: Part) -> np.ndarray:
+    """Rows of the successive 10-s crops of a part's clips."""
+    rows = crops.of(part)
+    return rows[crops.start[rows] % CLIP_FRAMES == 0]
+
+
 @torch.no_grad()
+def validation_losses(
+    heads: Heads, crops: Mapping[str, Crops], problem: Problem, *, batch_size: int, device: torch.device
+) -> Float[Tensor, " runs"]:
+    """The loss of each run on its validation clips, each crop with the same weight: a sum over the kinds of labels."""
+    losses = torch.zeros(heads.runs)
+    for i, run in enumerate(problem.runs):
+        for part, kind in zip(run.valid, problem.kinds(), strict=True):
+            source = crops[part.pool]
+            rows, total = _slices(source, part), torch.zeros((), device=device)
+            for first in range(0, len(rows), batch_size):
+                some = torch.from_numpy(rows[first : first + batch_size])
+                frame, clip = heads.of_run(i, _take(source.features, some, device).float())
+                if kind == "strong":
+                    assert source.frame_labels is not None
+                    loss = bce(frame, _take(source.frame_labels, some, device).transpose(1, 2))
+                else:
+                    loss = bce(clip, _take(source.clip_labels, some, device))
+                total += loss * len(some) / len(rows)
+            losses[i] += total.cpu()
+    return losses
+
+
 def predict(
     heads: Heads, crops: Mapping[str, Crops], problem: Problem, *, batch_size: int, device: torch.device
 ) -> list[dict[str, np.ndarray]]:
     """Probabilities of the test clips, per run: {clip: [frames, classes]}."""
-    out = []
-    for i, run in enumerate(problem.runs):
-        source, pool = crops[run.test.pool], problem.pools[run.test.pool]
-        rows = source.of(run.test)
-        rows = rows[source.start[rows] % CLIP_FRAMES == 0]
-        weight, bias = heads.frame_weight[i], heads.frame_bias.view(heads.runs, -1)[i]
-        found = []
-        for first in range(0, len(rows), batch_size):
-            x = _take(source.features, torch.from_numpy(rows[first : first + batch_size]), device).float()
-            found.append((x @ weight + bias).sigmoid().cpu().numpy())
-        whole, clips = np.concatenate(found), source.clip[rows]
-        out.append({pool.ids[c]: join_crops(whole[clips == c], pool.samples[c]) for c in dict.fromkeys(clips.tolist())})
-    return out
+    return [
+        predict_part(heads, i, run.test, crops, problem, batch_size=batch_size, device=device)
+        for i, run in enumerate(problem.runs)
+    ]
+
+
+@torch.no_grad()
+def predict_part(
+    heads: Heads,
+    i: int,
+    part: Part,
+    crops: Mapping[str, Crops],
+    problem: Problem,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """Probabilities of the clips of a part by the heads of run `i`: {clip: [frames, classes]}."""
+    source, pool = crops[part.pool], problem.pools[part.pool]
+    rows, found = _slices(source, part), []
+    for first in range(0, len(rows), batch_size):
+        x = _take(source.features, torch.from_numpy(rows[first : first + batch_size]), device).float()
+        found.append(heads.of_run(i, x)[0].sigmoid().cpu().numpy())
+    whole, clips = np.concatenate(found), source.clip[rows]
+    return {pool.ids[c]: join_crops(whole[clips == c], pool.samples[c]) for c in dict.fromkeys(clips.tolist())}

@@ -18,7 +18,7 @@ from framekd.labels import ClassList
 from framekd.layouts import Events
 from framekd.layouts.hear import locate, read_split, read_vocabulary
 from framekd.metrics import event_f1, median_filter, onset_f1
-from framekd.tasks.problem import Audio, Part, Problem, Run, Score
+from framekd.tasks.problem import Audio, Judge, Part, Problem, Run, Score
 from framekd.units import FRAME_RATE, FRAME_SECONDS
 
 
@@ -91,23 +91,29 @@ def scorer(reference: Events, classes: ClassList, options: Task) -> Score:
     return score
 
 
+def judge_of(score: Score) -> Judge:
+    """The task's own score, of validation clips."""
+    return lambda parts: score(parts[0])["value"]
+
+
 def load_dcase16(root: Path, options: Task) -> Problem:
     """DCASE 2016 Task 2: 120-s files, 11 office sounds; trained on train.json, tested on test.json; one run per seed.
 
-    valid.json is not used: the weights of the last epoch count.
+    valid.json judges learning rates and weights.
     """
     classes = read_vocabulary(root / "labelvocabulary.csv")
     clips, places, events = read_pool(root, ("train", "valid", "test"), classes)
-    train, test = Part("files", np.array(places["train"])), Part("files", np.array(places["test"]))
-    runs = tuple(Run(str(seed), seed, (train,), test) for seed in options.seeds)
-    return Problem("DC16-T2", classes, {"files": clips}, runs, "strong", scorer(events, classes, options))
+    train, valid, test = (Part("files", np.array(places[split])) for split in ("train", "valid", "test"))
+    runs = tuple(Run(str(seed), seed, (train,), test, (valid,)) for seed in options.seeds)
+    score = scorer(events, classes, options)
+    return Problem("DC16-T2", classes, {"files": clips}, runs, "strong", score, judge_of(score))
 
 
 def load_maestro(root: Path, options: Task) -> Problem:
     """MAESTRO 5h: the first 120 s of piano recordings, 88 pitches; one run per fold (five in the real set).
 
-    Run f is tested on fold f and trained on all others but fold f + 1, on which HEAR validates. Its seed is the first
-    of `options.seeds` plus f.
+    Run f is tested on fold f, judged on fold f + 1 and trained on the others, as HEAR's. Its seed is the first of
+    `options.seeds` plus f.
     """
     classes = read_vocabulary(root / "labelvocabulary.csv")
     folds = sorted(path.stem for path in root.glob("fold*.json"))
@@ -116,7 +122,9 @@ def load_maestro(root: Path, options: Task) -> Problem:
     clips, places, events = read_pool(root, folds, classes)
     runs = []
     for f, fold in enumerate(folds):
-        excluded = {fold, folds[(f + 1) % len(folds)]}
-        train = Part("files", np.array(sorted(i for name in folds if name not in excluded for i in places[name])))
-        runs.append(Run(fold, options.seeds[0] + f, (train,), Part("files", np.array(places[fold]))))
-    return Problem("MAESTRO", classes, {"files": clips}, tuple(runs), "strong", scorer(events, classes, options))
+        held = folds[(f + 1) % len(folds)]
+        train = Part("files", np.array(sorted(i for name in folds if name not in (fold, held) for i in places[name])))
+        test, valid = (Part("files", np.array(places[name])) for name in (fold, held))
+        runs.append(Run(fold, options.seeds[0] + f, (train,), test, (valid,)))
+    score = scorer(events, classes, options)
+    return Problem("MAESTRO", classes, {"files": clips}, tuple(runs), "strong", score, judge_of(score))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,45 +17,68 @@ from framekd.metrics import median_filter
 from framekd.recordings import fit_times, locate, some
 from framekd.scoring import event_scores
 from framekd.tasks import hear
-from framekd.tasks.problem import Audio, Part, Problem, Run, Score
+from framekd.tasks.problem import Audio, Judge, Part, Problem, Run, Score, hold_out
 from framekd.units import SAMPLE_RATE
+
+VALID = "valid.tsv"
 
 
 def load(name: str, root: Path, options: OwnTask) -> Problem:
     """Read a further task: trained on train.tsv, tested on test.tsv, one run per seed.
 
-    Both tables have the columns filename, onset, offset and event_label; a row with a file name alone is a file without
+    All tables have the columns filename, onset, offset and event_label; a row with a file name alone is a file without
     events. The recordings are anywhere below the folder. The classes are those of the training events, sorted by name.
+    Learning rates and weights are judged on valid.tsv, or on a share of the training files that is held out.
 
     Raises:
-        UserError: a table or recording is missing, a table has clip labels, both tables list a file, or a test event
-            has a class that no training event has.
+        UserError: a table or recording is missing, a table has clip labels, two tables list a file, or one has a class
+            that no training event has.
     """
-    train, test = tables = [_events(root / f"{split}.tsv") for split in ("train", "test")]
-    if both := sorted(set(train.files) & set(test.files)):
-        raise UserError(f"{test.path}: {len(both)} of {len(test.files)} files are in train.tsv too ({some(both)})")
-    if strange := unknown_classes(test.counts(), train.counts()):
-        raise UserError(f"{test.path}: events of classes that train.tsv lacks: {strange}")
-    listed = {*train.files, *test.files}
+    judged = options.validates and (root / VALID).is_file()
+    tables = {split: _events(root / f"{split}.tsv") for split in ("train", *(["valid"] if judged else []), "test")}
+    for (_, one), (_, other) in itertools.combinations(tables.items(), 2):
+        if both := sorted(set(one.files) & set(other.files)):
+            raise UserError(
+                f"{other.path}: {len(both)} of {len(other.files)} files are in {one.path.name} too ({some(both)})"
+            )
+    for table in tables.values():
+        if strange := unknown_classes(table.counts(), tables["train"].counts()):
+            raise UserError(f"{table.path}: events of classes that train.tsv lacks: {strange}")
+    listed = {file for table in tables.values() for file in table.files}
     audio = Audio(
-        {file: path for table in tables for file, path in locate(table, root, listed=listed).items()},
+        {file: path for table in tables.values() for file, path in locate(table, root, listed=listed).items()},
         root / "cache-16k.h5",
     )
     seconds = dict(zip(audio.ids, (audio.samples / SAMPLE_RATE).tolist()))
-    train, test = (fit_times(table, seconds) for table in tables)
-    events = {**train.events, **test.events}
-    classes = ClassList.of(sorted(train.counts()))
+    tables = {split: fit_times(table, seconds) for split, table in tables.items()}
+    events = {file: rows for table in tables.values() for file, rows in table.events.items()}
+    classes = ClassList.of(sorted(tables["train"].counts()))
     clips = labelled(audio.ids, audio, classes, events=events)
     if options.metric == "onset_f":
         begin, end = hear.centre_frames(clips.onset, clips.offset)
         clips = replace(clips, begin=begin, end=end)
-    of_train, of_test = (np.flatnonzero([file in table.events for file in audio.ids]) for table in tables)
-    score = _psds1(test, seconds, classes, options)
-    if options.metric == "onset_f":
-        score = hear.scorer(test.events, classes, options)
-    part, tested = Part("files", of_train), Part("files", of_test)
-    runs = tuple(Run(str(seed), seed, (part,), tested) for seed in options.seeds)
-    return Problem(name, classes, {"files": clips}, runs, "strong", score)
+    places = {split: np.flatnonzero([file in table.events for file in audio.ids]) for split, table in tables.items()}
+    if options.validates and not judged:
+        search = options.search
+        places["train"], places["valid"] = hold_out(places["train"], search.share, seed=search.seed, what=name)
+
+    def score_of(split: str) -> Score:
+        if options.metric == "onset_f":
+            return hear.scorer(events, classes, options)
+        table = tables.get(split, tables["train"]).select(audio.ids[i] for i in places[split])
+        return _psds1(table, seconds, classes, options)
+
+    parts = {split: Part("files", chosen) for split, chosen in places.items()}
+    valid = (parts["valid"],) if "valid" in parts else ()
+    runs = tuple(Run(str(seed), seed, (parts["train"],), parts["test"], valid) for seed in options.seeds)
+    judge = _judge(score_of("valid"), options) if valid else None
+    return Problem(name, classes, {"files": clips}, runs, "strong", score_of("test"), judge)
+
+
+def _judge(score: Score, options: OwnTask) -> Judge:
+    """The task's own score; PSDS1 without the variance penalty, with which all bad rates are worth 0."""
+    value = "value" if options.metric == "onset_f" else "psds1_without_penalty"
+    return lambda parts: score(parts[0])[value]
 
 
 def _psds1(test: Annotations, seconds: Mapping[str, float], classes: ClassList, options: OwnTask) -> Score:

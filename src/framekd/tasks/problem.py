@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,13 @@ from framekd.config import HeadRecipe, UserError
 from framekd.data import Arrays, ClipSet
 from framekd.labels import ClassList
 from framekd.store import Shard, StoredClip, StoreError, write_shard
+from framekd.train import numpy_generator
 from framekd.units import CLIP_FRAMES, FRAME_SAMPLES, SAMPLE_RATE
 
 Score = Callable[[Mapping[str, np.ndarray]], dict[str, float]]
 """Maps probabilities {clip: [frames, classes]} of the test clips to metrics; `value` is the task's own, 0..1."""
+Judge = Callable[[Sequence[Mapping[str, np.ndarray]]], float]
+"""Maps probabilities of the validation clips, by part, to a value, 0..1: the higher, the better."""
 R = TypeVar("R", bound=HeadRecipe)
 
 
@@ -34,12 +37,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its test: a seed, or a fold. Each batch has the same number of clips from every part."""
+    """One training and its test: a seed, or a fold. Each batch has the same number of clips from every part.
+
+    Attributes:
+        valid: clips that judge, a part for each of `train`, with labels of the same kind; () without any.
+    """
 
     name: str
     seed: int
     train: tuple[Part, ...]
     test: Part
+    valid: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Problem:
 
     Attributes:
         objective: "strong" (frame labels), or "both" (frame labels of the first part, clip labels of the second).
+        judge: value of predictions of a run's validation clips; None without any.
     """
 
     task: str
@@ -56,6 +65,19 @@ class Problem:
     runs: tuple[Run, ...]
     objective: Literal["strong", "both"]
     score: Score
+    judge: Judge | None = None
+
+    def judged_together(self) -> list[list[int]]:
+        """Positions of the runs with the same validation clips: seeds are judged together, folds each by itself."""
+        groups: dict[tuple, list[int]] = {}
+        for i, run in enumerate(self.runs):
+            clips = tuple((part.pool, part.clips.tobytes()) for part in run.valid)
+            groups.setdefault(clips, []).append(i)
+        return list(groups.values())
+
+    def kinds(self) -> tuple[Literal["strong", "weak"], ...]:
+        """The kind of labels of each part of a run."""
+        return ("strong", "weak") if self.objective == "both" else ("strong",)
 
     def log_odds(self, run: Run) -> np.ndarray:
         """[classes]: log odds that a frame shows each class, from the part of the run that has frame labels."""
@@ -80,6 +102,22 @@ def share_of(recipe: R, parts: int) -> R:
         raise UserError(f"batch_size {recipe.batch_size} is not a multiple of {parts}; write an even number")
     share = {"batch_size": recipe.batch_size // parts, "epoch_clips": max(1, recipe.epoch_clips // parts)}
     return recipe.model_copy(update=share)
+
+
+def hold_out(clips: np.ndarray, share: float, *, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions that train, and the `share` of `clips` that is held out at random, at least one.
+
+    Raises:
+        UserError: the share is 0 or leaves nothing to train on.
+    """
+    held = max(1, round(share * len(clips))) if share else 0
+    if not 0 < held < len(clips):
+        raise UserError(
+            f"{what}: a share of {share:g} of {len(clips)} training clips leaves nothing to train on or to judge; "
+            "write search: {share: 0.1}"
+        )
+    order = numpy_generator(seed, "validation clips").permutation(clips)
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def frame_count(samples: np.ndarray) -> np.ndarray:

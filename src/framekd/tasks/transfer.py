@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from framekd.checkpoints import load_encoder, read_spec
 from framekd.config import OwnTask, Task, TrainRecipe, UserError
@@ -19,9 +20,11 @@ from framekd.data import Loader, MixedLoader, windows
 from framekd.files import sha256_of, write_json, write_text
 from framekd.inference import batch_logits, default_device
 from framekd.models import FrameModel, build_model, switches
+from framekd.rates import choose
 from framekd.tasks import desed, frozen, hear, own
+from framekd.tasks.choices import Kept, Scores, choice_of, rate_columns, rates_of, result_of
 from framekd.tasks.problem import Part, Problem, Run, join_crops, share_of
-from framekd.train import Objective, RunOptions, fit, torch_generator
+from framekd.train import Diverged, Objective, RunOptions, Validation, fit, torch_generator, validation_loss
 
 TASKS = {"DESED": desed.load, "DC16-T2": hear.load_dcase16, "MAESTRO": hear.load_maestro}
 MODES = ("frozen", "finetune")
@@ -70,8 +73,9 @@ def run(
         sizes: model sizes that differ from the paper's.
         device: the GPU if there is one, unless given.
     Returns:
-        One row per mode and run (seed or fold): task, model, checkpoint, mode, seed, value (0..1; DESED: PSDS1 with
-        variance penalty, the others: onset F-measure at 50 ms), and further metrics.
+        One row per mode and run (seed or fold): task, model, checkpoint, mode, seed, learning_rate, rates_tried (1: it
+        was given), value (0..1; DESED: PSDS1 with variance penalty, the others: onset F-measure at 50 ms), and further
+        metrics. `candidates_file(out_csv)` has what the rates were worth on validation clips.
     Raises:
         UserError: unknown task or mode, or data that cannot be read.
     """
@@ -92,42 +96,144 @@ def run(
 
     about = {"task": task, "model": model_name, "checkpoint": checkpoint}
     rows: list[dict[str, Any]] = []
+    choices: list[dict[str, Any]] = []
+
+    def add(mode: str, found: Sequence[Scores], chosen: Sequence[Mapping[str, Any]] = ()) -> None:
+        pairs = zip(problem.runs, found, strict=True)
+        rows.extend({**about, "mode": mode, "seed": one.name, **scores} for one, scores in pairs)
+        choices.extend({"mode": mode, **choice} for choice in chosen)
+
     if CONSTANT in modes:
-        guesses = [(one.name, problem.score(problem.constant(one))) for one in problem.runs]
-        rows += [{**about, "mode": CONSTANT, "seed": name, **scores} for name, scores in guesses]
+        add(CONSTANT, [problem.score(problem.constant(one)) for one in problem.runs])
     if "frozen" in modes:
-        found = score_frozen(encoder(), problem, options, device=place, progress=progress)
-        rows += [{**about, "mode": "frozen", "seed": one.name, **scores} for one, scores in zip(problem.runs, found)]
+        add("frozen", *score_frozen(encoder(), problem, options, device=place, progress=progress))
     if "finetune" in modes:
-        identity = _identity(options, checkpoint_dir)
-        for one in problem.runs:
-            kept = work / f"{one.name}.json"
-            scores = _kept(kept, identity)
-            if scores is None:
-                model = with_heads(encoder(), problem, one, options.finetune)
-                train(model, problem, one, options.finetune, directory=work / one.name, device=place, progress=progress)
-                scores = problem.score(predict(model, problem, one.test, options.finetune, device=place))
-                write_json(kept, {"identity": identity, "metrics": scores})
-            rows.append({**about, "mode": "finetune", "seed": one.name, **scores})
+        kept = Kept(work, _identity(options, checkpoint_dir))
+        add("finetune", *score_finetuned(encoder, problem, options, kept=kept, device=place, progress=progress))
     table = pd.DataFrame(rows)
+    write_json(candidates_file(out_csv), choices)
     write_text(out_csv, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     shutil.rmtree(work, ignore_errors=True)
     return table
 
 
+def candidates_file(out_csv: str | Path) -> Path:
+    """Where the rates that were tried are written: beside the table."""
+    return Path(out_csv).with_suffix(".candidates.json")
+
+
 def score_frozen(
     model: FrameModel, problem: Problem, options: Task, *, device: torch.device, progress: bool = False
-) -> list[dict[str, float]]:
-    """Metrics of each run with heads trained on the frozen encoder of `model`; the heads of `model` are not used."""
-    recipe = options.frozen
+) -> tuple[list[Scores], list[dict[str, Any]]]:
+    """Train heads on the frozen encoder of `model`, whose own heads are not used.
+
+    The heads of all rates and runs are trained together. Runs with the same validation clips get the rate with the best
+    mean on these, and only its heads see test clips.
+
+    Returns:
+        The metrics of each run, and the choice of each group of runs.
+    """
+    recipe, runs = options.frozen, problem.runs
     crops = frozen.compute(model, problem, recipe, device=device)
-    rate = recipe.rate(model.name)
+    rates, searched = rates_of(options, "frozen", model.name)
     fresh = frozen.FreshCrops(model, problem, recipe, device=device) if recipe.random_crop == "fresh" else None
-    heads = frozen.train(
-        crops, problem, recipe, lr=rate, head=options.head, device=device, progress=progress, fresh=fresh
-    )
-    found = frozen.predict(heads, crops, problem, batch_size=recipe.batch_size, device=device)
-    return [problem.score(predictions) for predictions in found]
+    how: dict[str, Any] = dict(head=options.head, device=device, progress=progress, fresh=fresh, select=options.select)
+    trained: Sequence[frozen.Heads | int]
+    if searched:
+        trained = frozen.train_rates(crops, problem, recipe, rates=rates, **how)
+    else:
+        trained = [frozen.train(crops, problem, recipe, lr=rates[0], **how)]
+
+    def predicted(heads: frozen.Heads | int, i: int, part: Part) -> dict[str, np.ndarray]:
+        assert not isinstance(heads, int)
+        return frozen.predict_part(heads, i, part, crops, problem, batch_size=recipe.batch_size, device=device)
+
+    def tried(rate: float, heads: frozen.Heads | int, group: Sequence[int]) -> dict[str, Any]:
+        if isinstance(heads, int):
+            return result_of(rate, diverged=f"the loss is not finite at step {heads}")
+        if not all(bool(value.isfinite().all()) for value in heads.parameters()):
+            return result_of(rate, diverged="the weights are not finite after the last step")
+        assert problem.judge is not None
+        values = [problem.judge([predicted(heads, i, part) for part in runs[i].valid]) for i in group]
+        return result_of(rate, value=sum(values) / len(values))
+
+    metrics: dict[int, Scores] = {}
+    choices = []
+    for group in problem.judged_together():
+        results = [result_of(rates[0])]
+        if searched:
+            results = [tried(rate, heads, group) for rate, heads in zip(rates, trained)]
+        best = choose(results, criterion="value", key="frozen") if searched else results[0]
+        heads = trained[rates.index(best["learning_rate"])]
+        for i in group:
+            scores = problem.score(predicted(heads, i, runs[i].test))
+            metrics[i] = {**rate_columns(best["learning_rate"], rates), **scores}
+        choices.append(choice_of(problem, group, best, results, judged=len(group) if searched else 0))
+    return [metrics[i] for i in range(len(runs))], choices
+
+
+def score_finetuned(
+    encoder: Callable[[], FrameModel],
+    problem: Problem,
+    options: Task,
+    *,
+    kept: Kept,
+    device: torch.device,
+    progress: bool = False,
+) -> tuple[list[Scores], list[dict[str, Any]]]:
+    """Fine-tune a model for each run.
+
+    Of runs with the same validation clips, the first is trained at every rate of a search. It keeps the best of these
+    trainings, and the others are trained at its rate.
+
+    Args:
+        encoder: gives a new model with the weights of the checkpoint.
+        kept: finished trainings, and the state of one that was interrupted.
+    Returns:
+        As :func:`score_frozen`.
+    """
+    name = encoder().name
+    rates, searched = rates_of(options, "finetune", name)
+
+    def trained(one: Run, rate: float, before: Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any]:
+        """A training; one that was judged is scored on test clips only if no rate before it has a better value."""
+        label, recipe = f"{one.name}-{rate!r}", options.finetune
+        if (found := kept.read(label)) is not None:
+            return found
+        result = result_of(rate)
+        model = with_heads(encoder(), problem, one, recipe)
+        how: dict[str, Any] = dict(directory=kept.folder / label, device=device, progress=progress)
+        try:
+            train(model, problem, one, recipe, lr=rate, select=options.select, **how)
+        except Diverged as error:
+            if before is None:
+                raise
+            result = result_of(rate, diverged=str(error).split(";")[0])
+            shutil.rmtree(kept.folder / label)
+        else:
+            if before is not None:
+                assert problem.judge is not None
+                judged = [predict(model, problem, part, recipe, device=device) for part in one.valid]
+                result = result_of(rate, value=problem.judge(judged))
+            best = result["value"] is not None and choose([*(before or ()), result], criterion="value") is result
+            if best or before is None:
+                result["metrics"] = problem.score(predict(model, problem, one.test, recipe, device=device))
+        kept.write(label, result)
+        return result
+
+    metrics: dict[int, Scores] = {}
+    choices = []
+    for group in problem.judged_together():
+        results: list[Mapping[str, Any]] = []
+        for rate in rates:
+            results.append(trained(problem.runs[group[0]], rate, results if searched else None))
+        best = choose(results, criterion="value", key="finetune") if searched else results[0]
+        rate = best["learning_rate"]
+        for i in group:
+            scores = best["metrics"] if i == group[0] else trained(problem.runs[i], rate, None)["metrics"]
+            metrics[i] = {**rate_columns(rate, rates), **scores}
+        choices.append(choice_of(problem, group, best, results, judged=1 if searched else 0))
+    return [metrics[i] for i in range(len(problem.runs))], choices
 
 
 def with_heads(model: FrameModel, problem: Problem, one: Run, recipe: TrainRecipe) -> FrameModel:
@@ -157,19 +263,29 @@ def train(
     *,
     directory: Path,
     device: torch.device,
+    lr: float | None = None,
+    select: Literal["last", "best"] = "last",
     progress: bool = False,
 ) -> FrameModel:
-    """Fine-tune `model` in place; `directory` keeps the state of an interrupted training."""
-    loader = loader_of(problem, one, recipe)
+    """Fine-tune `model` in place at the rate `lr`, or that of the recipe; `directory` keeps an interrupted training."""
+
+    def losses(trained: nn.Module) -> dict[str, float]:
+        total = 0.0
+        for part, kind in zip(one.valid, problem.kinds(), strict=True):
+            batches = windows(problem.pools[part.pool].select(part.clips), recipe.batch_size)
+            total += validation_loss(trained, batches, objective=Objective(kind), device=device)["val/loss"]
+        return {"val/loss": total}
+
     fit(
         model,
-        loader,
+        loader_of(problem, one, recipe),
         recipe,
-        lr=recipe.rate(model.name),
+        lr=recipe.rate(model.name) if lr is None else lr,
         seed=one.seed,
         objective=Objective(problem.objective),
         directory=directory,
-        identity={"task": problem.task, "run": one.name, "clips": len(problem.pools)},
+        validation=Validation(losses, every_epochs=1, select="best_loss") if select == "best" else None,
+        identity={"task": problem.task, "run": one.name, "clips": [part.clips.tolist() for part in one.train]},
         options=RunOptions(device=device, progress=progress),
     )
     return model
@@ -193,11 +309,3 @@ def _identity(options: Task, checkpoint_dir: str | Path) -> str:
     front_end = switches(read_spec(checkpoint_dir))
     text = options.model_dump_json() + sha256_of(Path(checkpoint_dir) / "model.safetensors") + json.dumps(front_end)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _kept(path: Path, identity: str) -> dict[str, float] | None:
-    """The metrics of a finished run, if `path` exists and belongs to this identity."""
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content["metrics"] if content["identity"] == identity else None
