@@ -78,7 +78,7 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
         where = f"{path}{key}"
         note = SECTIONS.get(where) or info.description
         comment = f"  # {note}" if note else ""
-        space = [""] if where.count(".") < 2 else []
+        space = [""] if "." not in where else []
         if isinstance(value, HeadRecipe) and path:
             stage = difference(_plain(value), Recipe().model_dump(mode="json"))
             if where.count(".") > 1:  # of a downstream task
