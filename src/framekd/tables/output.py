@@ -189,7 +189,8 @@ def own_notes(frame: pd.DataFrame) -> list[str]:
     if "checkpoint" not in frame:
         return [*others, *([SUBSETS_NOTE] if "mean_unheard" in frame else [])]
     notes = TABLE2_NOTES if (frame["mode"] == CONSTANT).any() else TABLE2_NOTES[:1]
-    own = frame[~frame["task"].isin(TASKS)].groupby("task", sort=False)[f"mean_{WITHOUT_PENALTY}"]
+    column = f"mean_{WITHOUT_PENALTY}"  # absent before the first score of a run
+    own = frame[~frame["task"].isin(TASKS)].reindex(columns=["task", column]).groupby("task", sort=False)[column]
     psds1 = own.apply(lambda values: values.notna().any())
     notes = [*notes, *([RATES_NOTE] if searched(frame) else [])]
     return [*others, *notes, *(f"{task}: {OWN_SCORES[bool(flag)]}, of this site." for task, flag in psds1.items())]
