@@ -1,6 +1,7 @@
 """Speed and memory of `framekd predict` beside the authors' inference.py, or a plain loop over chunks of 10 s.
 
-    python benchmarks/predict.py [--models BEATs,ATST-F] [--seconds 120] [--authors FOLDER] [--long 0] [--json FILE]
+    python benchmarks/predict.py [--models BEATs,ATST-F] [--seconds 120] [--authors FOLDER] [--long 0] [--start BEATs]
+        [--json FILE]
 
 Each measurement has its own process: the model at the paper's size (447 classes, random weights) and one mp3 file of
 noise. The plain loop decodes the whole file, then scores one chunk after another without overlap. --authors names a
@@ -9,13 +10,15 @@ weights too (it needs librosa, timm, nnAudio and torchvision; FOLDER/site is sea
 generators without overlap (equal work), "overlap" the same with its default overlap (twice the windows), "bf16" that
 without overlap in bfloat16, where the processor has it. The real-time factor is the time from the beginning of decoding
 to the events over the length of the audio, without loading the model. --long measures the peak memory of a file of that
-many seconds with the `tiny` model, so that the memory of everything but the model shows.
+many seconds with the `tiny` model, so that the memory of everything but the model shows. --start names a model of which
+`framekd predict` is timed as a whole on a file of 10 s, three times: from the command to the events.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -136,6 +139,27 @@ def child(what: str, name: str, path: Path, seconds: float, folder: str = "") ->
     return json.loads(run.stdout.splitlines()[-1])
 
 
+def start(name: str, folder: Path) -> dict[str, float]:
+    """Wall and CPU seconds of the command on a file of 10 s, with a checkpoint on the disk; the best of three."""
+    import torch
+
+    from framekd.checkpoints import save_checkpoint
+    from framekd.models import build_model
+
+    model = build_model(name, n_classes=CLASSES).init_weights(torch.Generator().manual_seed(0))
+    model.frame_head.bias.data.fill_(-4)  # type: ignore[operator]
+    save_checkpoint(folder / "model", model, classes=[f"class {k}" for k in range(CLASSES)], provenance={})
+    path, best = noise(folder / "start.mp3", 10), {"wall": math.inf, "cpu": math.inf}
+    command = [sys.executable, "-m", "framekd.cli", "predict", str(path), "--model", str(folder / "model")]
+    for _ in range(3):
+        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        best = {"wall": min(best["wall"], time.perf_counter() - begin), "cpu": min(best["cpu"], used)}
+    return best
+
+
 def has_bf16() -> bool:
     """Whether the processor computes with bfloat16."""
     from framekd.inference import cpu_has_bf16
@@ -149,6 +173,7 @@ def main() -> None:
     given.add_argument("--models", default=",".join(MODELS))
     given.add_argument("--seconds", type=float, default=120)
     given.add_argument("--long", type=float, default=0)
+    given.add_argument("--start", default="", metavar="MODEL")
     given.add_argument("--json")
     given.add_argument("--authors", default="", help="a checkout of github.com/fschmid56/PretrainedSED")
     given.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
@@ -174,6 +199,11 @@ def main() -> None:
             for seconds, file in ((options.seconds, short), (options.long, path)):
                 one = results[f"tiny {seconds:g} s"] = child("overlap", "tiny", file, seconds)
                 print(f"tiny, {seconds:g} s of mp3: peak memory {one['mb']:.0f} MB, real-time factor {one['rtf']:.4f}")
+        if options.start:
+            results["start"] = one = start(options.start, Path(folder))
+            print(
+                f"{options.start}: {one['wall']:.1f} s ({one['cpu']:.1f} CPU s) from the command to the events of 10 s"
+            )
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1))
 

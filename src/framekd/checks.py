@@ -10,14 +10,30 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from framekd.config import LABEL_FILES, Config, OwnTask, Sources, Step2, Task, TaskSearch, UserError, load, read_sources
+from framekd.config import (
+    LABEL_FILES,
+    Config,
+    DesedData,
+    HearData,
+    OwnTask,
+    Sources,
+    Step2,
+    Task,
+    TaskSearch,
+    UserError,
+    load,
+    read_sources,
+)
 from framekd.config.recipe import HeadRecipe
 from framekd.graph import Graph
 from framekd.labels import known_strong, known_weak
 from framekd.labels.extra import CLASH_REMEDY, clash, class_clashes, find_audio, read_extra
+from framekd.layouts import made_here, missing
 
-TABLE2 = ("all", "report", "table2", "downstream")
+TABLE2 = ("all", "report", "table2", "downstream", "task_data")
 """Names in targets for which the downstream tasks are run."""
 OTHER_RULES = ("table1", "teachers", "significance", "table_step2", "labels", "step1")
 """Rules that can be targets and need no downstream data."""
@@ -81,7 +97,9 @@ def _asks_for_table2(config: Config, words: Iterable[str] | None) -> bool:
     """Whether a command line asks for Table II, or for everything, in that it names no file or rule."""
     folders = tuple(f"{folder.rstrip('/')}/" for folder in (config.results_dir, config.data_dir))
     targets = [word for word in words or () if word in (*TABLE2, *OTHER_RULES) or word.startswith(folders)]
-    return not targets or any(name in target.removeprefix(folders[0]) for target in targets for name in TABLE2)
+    tasks = f"{folders[1]}tasks/"
+    asked = (t for t in targets for name in TABLE2 if name in t.removeprefix(folders[0]) or t.startswith(tasks))
+    return not targets or any(asked)
 
 
 def _recipes(config: Config) -> Iterator[tuple[str, HeadRecipe, list[str]]]:
@@ -253,11 +271,11 @@ def _no_judges(task: str, block: Task) -> tuple[str, str] | None:
 
 
 def _downstream(config: Config) -> Iterator[Problem]:
-    """Folders of the downstream tasks that are absent or empty and that no rule makes."""
+    """Data of the downstream tasks that are absent and that no rule makes; archives that are absent."""
     graph = Graph(config)
     made = f"{config.data_dir.rstrip('/')}/miniature/" if config.miniature is not None else None
     for task, block in config.downstream.named.items():
-        folder = block.data
+        folder, named = block.data, f"{config.downstream.key(task)}.data"
         scores = [graph.transfer(task, model, c) for model in config.models for c in config.downstream.checkpoints]
         if all(Path(path).is_file() for path in scores):
             continue
@@ -270,7 +288,39 @@ def _downstream(config: Config) -> Iterator[Problem]:
             yield Problem(f"{key}.search", f"validation clips judge rates or weights, but {what}", remedy, also=also)
         if made and folder.startswith(made):
             continue
+        state = next((path for path in graph.task_data(task) if path.endswith("state.json")), "")
+        if graph.fetched(task):
+            if Path(state).is_file() and not made_here(folder):
+                yield Problem(named, f"{folder} is gone, but {state} says that it was made", f"remove {state}")
+            elif not Path(state).is_file():
+                yield from _archives(task, config.downstream.fetch.of(task))
+            continue
+        without = "or ask for results/table1.csv, which does without"
         if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
             what = f"{folder} does not exist or is empty, and Table II needs it"
-            remedy = "put the data there (docs/downstream.md), or ask for results/table1.csv, which does without"
-            yield Problem(f"{config.downstream.key(task)}.data", what, remedy)
+            yield Problem(named, what, f"put the data there (docs/downstream.md), {without}")
+        elif lost := missing(task, folder):
+            what = f"{folder} has no {lost[0]}" + (f" and {len(lost) - 1} other lists" if lost[1:] else "")
+            again = f"complete or remove the folder (docs/downstream.md), {without}"
+            yield Problem(named, what, again)
+
+
+def _archives(task: str, data: HearData | DesedData | None) -> Iterator[Problem]:
+    """Files on this machine that a task is made from, and that are absent."""
+    if isinstance(data, HearData):
+        names = {"prepared": data.prepared} if data.take == "prepared" else data.original
+        files = {(name if data.take == "prepared" else f"original.{name}"): file for name, file in names.items()}
+    elif isinstance(data, DesedData):
+        files = {"synthetic": data.synthetic, **{f"lists.{name}": file for name, file in data.lists.items()}}
+        for folder in data.folders:
+            if not Path(folder).is_dir():
+                what = f"{folder} does not exist or is no folder"
+                yield Problem(f"downstream.fetch.{task}.folders", what, "correct the path")
+    else:
+        return
+    for name, file in files.items():
+        url = urlsplit(file.url or "")
+        path = file.path or (url2pathname(url.path) if url.scheme == "file" else None)
+        if path is not None and not Path(path).is_file():
+            key = f"downstream.fetch.{task}.{name}.{'path' if file.path else 'url'}"
+            yield Problem(key, f"{path} does not exist", "correct it, or give another address")

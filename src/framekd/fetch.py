@@ -53,6 +53,7 @@ def fetch(
     sha256: str | None = None,
     attempts: int = 5,
     timeout: float = 60.0,
+    max_bytes: int = MAX_BYTES,
     progress: bool = False,
 ) -> Path:
     """Make sure that `path` exists, and download it from `url` if it does not.
@@ -62,7 +63,7 @@ def fetch(
 
     Args:
         sha256: expected sum; compared whether the file is new or was there.
-        attempts, timeout, progress: see :func:`download`.
+        attempts, timeout, max_bytes, progress: see :func:`download`.
     Returns:
         `path`.
     Raises:
@@ -74,7 +75,15 @@ def fetch(
         if not url:
             raise UserError(f"{path} is absent and no address is configured for it: {by_hand}.")
         try:
-            download(url, path, sha256=sha256, attempts=attempts, timeout=timeout, progress=progress)
+            download(
+                url,
+                path,
+                sha256=sha256,
+                attempts=attempts,
+                timeout=timeout,
+                max_bytes=max_bytes,
+                progress=progress,
+            )
         except OSError as error:
             raise UserError(f"{url} could not be fetched ({error}): {by_hand}, or try again.") from error
     record = path.with_name(path.name + ".sha256")

@@ -78,7 +78,7 @@ def _yaml(block: BaseModel, path: str = "") -> list[str]:
         where = f"{path}{key}"
         note = SECTIONS.get(where) or info.description
         comment = f"  # {note}" if note else ""
-        space = [""] if where.count(".") < 2 else []
+        space = [""] if "." not in where else []
         if isinstance(value, HeadRecipe) and path:
             stage = difference(_plain(value), Recipe().model_dump(mode="json"))
             if where.count(".") > 1:  # of a downstream task
@@ -102,8 +102,9 @@ def _is_small(block: BaseModel) -> bool:
 
 
 def _is_short(values: dict[str, Any]) -> bool:
-    """Whether a dict is written on one line: at most four plain numbers."""
-    return len(values) <= 4 and all(isinstance(value, int | float) for value in values.values())
+    """Whether a dict is written on one line: at most four entries, plain numbers or dicts of them."""
+    inner = [n for value in values.values() for n in (value.values() if isinstance(value, dict) else [value])]
+    return len(values) <= 4 and all(isinstance(n, int | float) for n in inner)
 
 
 def _nested(values: dict[str, Any], indent: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from framekd.config import GROUPS, LABEL_FILES, PAPER_TASKS, SEARCH, Config, Step2, Student, Teacher
 from framekd.jobs import Searched, Stage
+from framekd.layouts import by_hand, lists
 
 WEIGHTS, SPEC, HISTORY = "model.safetensors", "spec.json", "history.jsonl"
 EXTRA = ("audio.h5", "events.tsv")
@@ -203,6 +204,22 @@ class Graph:
         """The miniature that stands in for a data set ("audioset" or a task); none where the data are real."""
         made = self.config.miniature and part in ("audioset", *PAPER_TASKS)
         return [f"{self.data}/miniature/{part}/summary.json"] if made else []
+
+    def fetched(self, task: str) -> bool:
+        """Whether the pipeline makes the folder of a task; it leaves one that somebody has filled as it is."""
+        downstream = self.config.downstream
+        known = task in PAPER_TASKS and not self.miniature(task)
+        return known and downstream.fetch.of(task) is not None and not by_hand(downstream.named[task].data)
+
+    def task_lists(self, task: str) -> list[str]:
+        """The lists of labels of a folder that the pipeline does not make."""
+        return [] if self.fetched(task) else lists(task, self.config.downstream.named[task].data)
+
+    def task_data(self, task: str) -> list[str]:
+        """What a job waits for that reads the data of a task: they are counted then, or (further tasks) have lists."""
+        if self.miniature(task):
+            return []
+        return [f"{self.data}/tasks/{task}/state.json"] if task in PAPER_TASKS else self.task_lists(task)
 
     def checkpoint(self, step: str, model: str) -> str:
         """The folder of a checkpoint: "untrained", "step1", "step2", or "full" (first seed of a setting's students)."""
@@ -423,6 +440,7 @@ class Graph:
                 "labels",
                 *(["extra"] if self.extra else []),
                 *(f"{name}/{group}" for name in ("clips", "gate") for group in self.groups),
+                *(f"tasks/{task}" for task in self.tasks if task in PAPER_TASKS and not self.miniature(task)),
             ],
             "acquire": [store.removeprefix(f"{self.data}/store/")[:-3] for store in self.stores(*self.groups)],
             "untrained": alone if self.untrained else [],

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from framekd.checkpoints import SPEC, WEIGHTS, save_checkpoint
+from framekd.checkpoints import SPEC, WEIGHTS, first_line, save_checkpoint
 from framekd.config import UserError
 from framekd.models import FrameModel
 
@@ -95,6 +95,8 @@ def sentences(repository: str) -> Iterator[Any]:
     try:
         yield hub
         return
+    except UserError:
+        raise
     except errors.RepositoryNotFoundError:
         reason = "there is no such repository, or it is private: log in with `hf auth login`, or set HF_TOKEN"
     except errors.RevisionNotFoundError:
@@ -106,7 +108,11 @@ def sentences(repository: str) -> Iterator[Any]:
     # The bases are the network's errors, whichever library the package uses for them.
     except (errors.HFValidationError, *errors.HfHubHTTPError.__bases__) as error:  # type: ignore[misc]
         status = getattr(getattr(error, "response", None), "status_code", None)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         if status in (401, 403):
             reason = f"access is refused ({status}): log in with `hf auth login`, or set HF_TOKEN"
+    except (RuntimeError, ValueError) as error:  # of a large file, by Git LFS or by the package hf_xet
+        reason = f"a large file was not taken ({first_line(error.__cause__ or error)})"
+    if "xet-write-token" in reason:  # a server that has no Xet
+        reason += "; HF_HUB_DISABLE_XET=1 sends large files by Git LFS"
     raise UserError(f"{PREFIX}{repository}: {reason}.")

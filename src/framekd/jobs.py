@@ -13,8 +13,10 @@ from pydantic import SerializeAsAny
 
 from framekd.config import (
     Config,
+    DesedData,
     Download,
     External,
+    HearData,
     OwnTask,
     Recipe,
     Search,
@@ -87,6 +89,19 @@ class ExtraJob(Job):
 
     audio: str
     encoding: Literal["pcm", "flac"]
+
+
+class TaskDataJob(Job):
+    """Make the folder of a downstream task (unless `fetch` is None: somebody else filled it), and count what it has."""
+
+    task: str
+    folder: str
+    fetch: HearData | DesedData | None
+    counts: dict[str, int | None] = field({}, "published numbers that it is compared with", inert=True)
+    min_share: float = field(0.9, "least share of DESED's real clips", inert=True)
+    download: Download | None
+    downloads: str = field("", "folder that keeps fetched files", inert=True)
+    work: str = field("", "folder that keeps DESED's real clips", inert=True)
 
 
 class CheckpointJob(Job):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from framekd import jobs
-from framekd.config import Recipe, Step2, Student, Teacher, UserError, Watch, identity
+from framekd.config import DesedData, HearData, Recipe, Step2, Student, Teacher, UserError, Watch, identity
 from framekd.graph import Graph, Pack
 from framekd.labels.extra import find_audio, read_extra
 from framekd.versions import VERSIONS
@@ -112,6 +112,23 @@ class Plan(Graph):
         audioset = self.config.audioset
         assert audioset.extra is not None
         return jobs.ExtraJob(version=VERSIONS["acquire"], audio=audioset.extra.audio, encoding=audioset.encoding)
+
+    def task_data_job(self, wildcards: Any) -> jobs.TaskDataJob:
+        downstream, task = self.config.downstream, wildcards.task
+        fetch = downstream.fetch.of(task) if self.fetched(task) else None
+        if isinstance(fetch, HearData) and fetch.take == "prepared":
+            fetch = fetch.model_copy(update={"original": {}})
+        return jobs.TaskDataJob(
+            version=VERSIONS["task_data"],
+            task=task,
+            folder=downstream.named[task].data,
+            fetch=fetch,
+            counts=downstream.counts.get(task) or {},
+            min_share=downstream.min_share,
+            download=self.config.audioset.download if isinstance(fetch, DesedData) else None,
+            downloads=f"{self.data}/archives/{task}",
+            work=f"{self.data}/tasks/{task}/clips",
+        )
 
     def checkpoint_job(self, wildcards: Any, step: jobs.Step, pack: Pack) -> jobs.CheckpointJob:
         config = self.config

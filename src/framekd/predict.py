@@ -233,7 +233,7 @@ def median_stream(
 def event_runs(
     blocks: Iterable[Float[np.ndarray, "frames classes"]], limits: Float[np.ndarray, " classes"]
 ) -> Iterator[tuple[int, int, int, float]]:
-    """Runs of frames above a threshold in consecutive blocks of scores, each when it has ended.
+    """Runs of frames above a threshold in consecutive blocks of scores, in the order of their ends.
 
     Args:
         blocks: scores.
@@ -245,6 +245,7 @@ def event_runs(
     at = 0
     for block in (block for block in blocks if len(block)):
         going: dict[int, tuple[int, float]] = {}
+        ended: list[tuple[int, int, int, float]] = []
         for label, begin, end in zip(*(column.tolist() for column in active_runs(block > limits))):
             start, peak = at + begin, float(block[begin:end, label].max())
             if begin == 0 and label in begun:
@@ -253,8 +254,9 @@ def event_runs(
             if end == len(block):
                 going[label] = (start, peak)
             else:
-                yield label, start, at + end, peak
-        yield from ((label, start, at, peak) for label, (start, peak) in begun.items())
+                ended.append((label, start, at + end, peak))
+        ended += ((label, start, at, peak) for label, (start, peak) in begun.items())
+        yield from sorted(ended, key=lambda run: run[2])
         begun, at = going, at + len(block)
     yield from ((label, start, at, peak) for label, (start, peak) in begun.items())
 

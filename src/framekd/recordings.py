@@ -30,7 +30,7 @@ def some(names: Iterable[str], most: int = 3) -> str:
 
 
 def locate(
-    labels: Annotations, folder: str | Path, *, ignore_missing: bool = False, listed: Collection[str] = ()
+    labels: Annotations, folder: str | Path, *, ignore_missing: bool = False, listed: Collection[str] | None = ()
 ) -> dict[str, Path]:
     """Find the files of a table of labels.
 
@@ -39,7 +39,7 @@ def locate(
     Args:
         folder: with the audio.
         ignore_missing: leave out labelled files that are not there.
-        listed: files that other tables have; audio in no table is counted on stderr.
+        listed: files that other tables have; audio in no table is counted on stderr. None: it is not counted.
     Returns:
         {file name in the table: path}.
     Raises:
@@ -72,6 +72,8 @@ def locate(
         raise UserError(f"{labels.path}: {len(missing)} of {total} files are not in {root} ({some(missing)}){hint}")
     if missing:
         note(f"{labels.path}: {len(missing)} of {total} files are not in {root} and are left out ({some(missing)})")
+    if listed is None:
+        return found
     audio = {path for path in present if path.suffix.lower() in EXTENSIONS}
     elsewhere = {Path(name).name for name in listed}
     if rest := sorted(path.name for path in audio - set(found.values()) if path.name not in elsewhere):

@@ -19,6 +19,7 @@ from pathlib import Path
 ENTRIES = {
     "miniature": "miniature",
     "acquire": "pipeline.audioset",
+    "task_data": "pipeline.task_data",
     "checkpoint": "pipeline.checkpoints",
     "train": "pipeline.train",
     "search": "pipeline.search",

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -63,15 +64,28 @@ def test_files_and_folders_become_one_file_or_a_tree(checkpoint, tmp_path, capsy
     assert np.array_equal(np.load(tmp_path / "tree" / "a.wav.npy", mmap_mode="r"), one)
 
 
+def test_patterns_and_files_of_one_name_are_taken_as_by_predict(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/one.wav", "b/one.wav", "b/two.flac"):
+        Path(name).parent.mkdir(exist_ok=True)
+        soundfile.write(name, np.zeros(16_000), 16_000)
+    words = ["--model", str(checkpoint), "--device", "cpu", "--out"]
+    assert main(["embed", "a/one.wav", "b/*", "gone.wav", *words, "x.h5"]) == 1
+    assert capsys.readouterr().err.startswith("framekd: gone.wav: no such file\n")
+    with h5py.File("x.h5") as file:
+        assert sorted(f"{folder}/{name}" for folder in file for name in file[folder]) == [
+            "a/one.wav", "b/one.wav", "b/two.flac"
+        ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (["nowhere", "--out", "x.h5"], "no such file or folder"),
-        (["empty", "--out", "x.h5"], "has no audio"),
+        (["nowhere", "--out", "x.h5"], "nowhere: no such file"),
+        (["empty", "--out", "x.h5"], "empty: there is no audio in this folder"),
         (["text.wav", "--out", "x.h5"], "none of 1 files could be read; x.h5 is not written"),
         (["text.wav", "--out", "x.h5", "--format", "npy"], "name a folder"),
         (["text.wav", "--out", "text.wav"], "is a file"),
-        (["text.wav", "other/text.wav", "--out", "x"], "would both be written"),
     ],
 )
 def test_mistakes_are_one_sentence_and_nothing_is_written(checkpoint, tmp_path, monkeypatch, capsys, given, sentence):

@@ -180,3 +180,11 @@ def test_a_file_whose_logits_differ_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="logits differ from the model's"):
         export(model, tmp_path / "x.pt", "torch", {"model": "tiny"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_without_a_trained_head_is_not_exported(tmp_path, capsys):
+    model = build_model("tiny", n_classes=1, sizes=SIZES)
+    folder = save_checkpoint(tmp_path / "m", model, classes=["none"], provenance={})
+    assert main(["export", "--model", str(folder), "--out", str(tmp_path / "out.onnx")]) == 1
+    said = capsys.readouterr().err
+    assert "only its encoder is trained" in said and said.count("\n") == 1 and not (tmp_path / "out.onnx").exists()

@@ -1,5 +1,7 @@
 """Median filter: scipy's, element for element, for any window, on arrays and tensors."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,14 @@ from scipy.ndimage import median_filter as scipy_filter
 
 from framekd.config import UserError
 from framekd.metrics import filters, median_filter, window_frames
+from framekd.metrics._compile import kernels
 from framekd.metrics.filters import _filter_tensor, selection_network
+
+
+@pytest.fixture(autouse=True, scope="module")
+def numba():
+    """The compiled kernel is what filters here: few scores would not load it."""
+    kernels("filter")
 
 
 def expected(scores, window):
@@ -40,6 +49,16 @@ def test_without_numba_the_results_are_the_same(monkeypatch, kind):
     assert plain.dtype == compiled.dtype and np.array_equal(plain, compiled)
     with pytest.raises(UserError, match="NaN"):
         median_filter(np.full((2, 3, 4), np.nan))
+
+
+def test_few_scores_do_not_load_numba(monkeypatch):
+    scores = np.random.default_rng(1).random((600, 447), np.float32)
+    few, many = median_filter(scores[:250]), median_filter(scores)
+    monkeypatch.delitem(sys.modules, "numba")
+    asked = []
+    monkeypatch.setattr(filters, "kernels", lambda name: asked.append(name) or kernels(name))
+    assert np.array_equal(median_filter(scores[:250]), few) and asked == []
+    assert np.array_equal(median_filter(scores), many) and asked == ["filter"]
 
 
 @pytest.mark.parametrize("window", range(1, 34))

@@ -1,11 +1,12 @@
 """Models on the Hugging Face hub, with huggingface_hub and a local server of the same protocol."""
 
+import hashlib
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hub_server import serving
+from hub_server import Large, as_the_hub, forget
 
 from framekd import hub
 from framekd.checkpoints import load_checkpoint, save_checkpoint
@@ -22,21 +23,18 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """(repositories, requests) of a hub that huggingface_hub, imported anew, takes for the real one."""
-    repositories: dict[str, dict[str, bytes]] = {}
-    with serving(repositories) as (address, seen):
-        about = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "secret"}
-        for name, value in about.items():
-            monkeypatch.setenv(name, value)
-        forget()
-        yield repositories, seen
-    forget()
+    """(repositories, requests) of a hub of which every file is part of its commit."""
+    with as_the_hub(tmp_path, monkeypatch) as hub_here:
+        yield hub_here
 
 
-def forget() -> None:
-    """The package reads the environment when it is imported."""
-    for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:
-        del sys.modules[name]
+@pytest.fixture
+def lfs(tmp_path, monkeypatch):
+    """(repositories, requests, folder of the large files) of a hub with Git LFS."""
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    (storage := tmp_path / "storage").mkdir()
+    with as_the_hub(tmp_path, monkeypatch, storage) as (repositories, seen):
+        yield repositories, seen, storage
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -102,6 +100,60 @@ def test_a_refused_upload_is_one_sentence(checkpoint, server, tmp_path, monkeypa
     assert main(["export", "--model", str(checkpoint), "--format", "torch", "--out", str(out), "--push", "me/x"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert "me/x" in said[-1] and "log in with `hf auth login`" in said[-1] and out.is_file()
+
+
+def pushed(checkpoint: Path, out: Path) -> int:
+    """Export a checkpoint as `out` and push both: the exit code."""
+    words = ["export", "--model", str(checkpoint), "--format", "torch", "--out", str(out), "--push", "me/bells"]
+    return main(words)
+
+
+def test_large_files_go_by_lfs_and_come_back_with_their_sums(checkpoint, lfs, tmp_path):
+    repositories, seen, storage = lfs
+    out = tmp_path / "out" / "tiny.pt"
+    assert pushed(checkpoint, out) == 0
+    weights = {path.name: path.read_bytes() for path in (checkpoint / "model.safetensors", out)}
+    files = repositories["me/bells"]
+    for name, content in weights.items():
+        oid = hashlib.sha256(content).hexdigest()
+        assert files[name] == Large(oid, len(content)) and (storage / oid).read_bytes() == content
+    assert {name for name, content in files.items() if isinstance(content, bytes)} >= {"README.md", "spec.json"}
+    steps = ["preupload/main", "objects/batch", "/storage/", "lfs/verify", "commit/main"]
+    places = [next(i for i, line in enumerate(seen) if step in line) for step in steps]
+    assert places == sorted(places) and len([line for line in seen if line.startswith("PUT")]) == 2
+
+    seen.clear()
+    ours, theirs = load_checkpoint(checkpoint)[0], load_checkpoint(hub.resolve("hf:me/bells"))[0]
+    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+    oid = hashlib.sha256(weights["model.safetensors"]).hexdigest()
+    assert [line for line in seen if "/storage/" in line] == [f"GET /storage/{oid}"]  # without the token
+
+    seen.clear()
+    assert pushed(checkpoint, out) == 0 and f"PUT /storage/{oid}" not in seen  # it is there
+
+
+def test_a_large_file_that_was_changed_in_the_storage_is_refused(checkpoint, lfs, tmp_path):
+    repositories, _, storage = lfs
+    assert pushed(checkpoint, tmp_path / "out" / "tiny.pt") == 0
+    path = storage / repositories["me/bells"]["model.safetensors"].oid
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        load_checkpoint(hub.resolve("hf:me/bells"))
+
+
+@pytest.mark.parametrize("fault", ["the storage is full", "no storage of this kind"])
+def test_a_large_file_that_is_not_taken_is_one_sentence(fault, checkpoint, lfs, tmp_path, monkeypatch, capsys):
+    repositories, _, storage = lfs
+    if fault == "the storage is full":
+        storage.rmdir()
+    else:
+        monkeypatch.delenv("HF_HUB_DISABLE_XET")
+        forget()
+    assert pushed(checkpoint, tmp_path / "out" / "tiny.pt") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("framekd: hf:me/bells: ") and repositories["me/bells"] == {}
+    words = {"the storage is full": "a large file was not taken (", "no storage of this kind": "HF_HUB_DISABLE_XET=1"}
+    assert words[fault] in said
 
 
 def test_without_a_server_or_the_package_the_sentence_says_what_to_do(server, monkeypatch):

@@ -87,7 +87,7 @@ def test_it_is_learnt_scored_and_a_column_of_table_2(birds, checkpoint, tmp_path
 def test_the_graph_has_its_jobs_and_a_dropped_task_has_none(birds, tmp_path):
     values = example()
     name = next(iter(values["downstream"]["tasks"]))
-    values["downstream"] |= {"DESED": None, "MAESTRO": None}
+    values["downstream"] |= {"DESED": None, "MAESTRO": None, "fetch": {"DC16-T2": None}}
     values["downstream"]["tasks"][name]["data"] = str(birds)
     config = load(values)
     graph = Graph(config)

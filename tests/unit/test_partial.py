@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -162,6 +163,16 @@ def test_the_other_cells_of_table_2_stand(graph):
         cell = frame.loc[row["model"], row["checkpoint"], row["mode"], row["task"]]
         for name in ("mean", "std", "published", "mean_without_penalty", "std_without_penalty"):
             assert cell[name] == pytest.approx(row[name], abs=1e-3)
+
+
+def test_before_its_first_score_table_2_names_the_data_that_could_not_be_had(graph):
+    shutil.rmtree(Path(graph.results) / "downstream")
+    path = log(graph, "data/tasks/MAESTRO", "framekd: piano.tar.gz is broken\n")
+    frame = table(graph, "table2")
+    assert frame["n"].eq(0).all() and frame["mean"].isna().all()
+    waits = f"waits for its data: job failed: piano.tar.gz is broken; see {path}"
+    assert waits in frame.loc["M2D", "step1", "frozen", "MAESTRO"]["missing"]
+    assert frame.loc["M2D", "step1", "frozen", "DESED"]["missing"].endswith("not run yet")
 
 
 def test_baselines_of_table_2_are_partial_too(graph):

@@ -141,7 +141,9 @@ def test_events_do_not_depend_on_the_blocks(cuts, seed):
     rows = np.random.default_rng(seed).random((40, 3), np.float32)
     limits = np.full(3, 0.3, np.float32)
     blocks = np.split(rows, sorted(cuts))
-    assert sorted(event_runs(blocks, limits)) == sorted(event_runs([rows], limits))
+    found = list(event_runs(blocks, limits))
+    assert sorted(found) == sorted(event_runs([rows], limits))
+    assert [run[2] for run in found] == sorted(run[2] for run in found)  # in the order of their ends
 
 
 def test_events_are_runs_above_the_threshold():

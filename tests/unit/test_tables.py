@@ -253,3 +253,38 @@ def test_the_miniature_is_called_not_comparable(run):
     write_all(*run, miniature=True)
     for name, end in itertools.product(("table1", "teachers", "table2"), ("md", "tex")):
         assert "not comparable" in (results / f"{name}.{end}").read_text()
+
+
+ENSEMBLE_NOTE = "The published ensemble is of the paper's five models, ours of M2D, ASiT: they do not compare."
+
+
+@pytest.mark.parametrize("kind", ["table1", "teachers", "table2"])
+def test_a_table_of_some_models_says_what_the_published_averages_are_of(run, kind):
+    results, *settings = run
+
+    def write(name: str) -> pd.DataFrame:
+        given = {"table1": settings[0], "teachers": settings[1], "table2": downstream(results)}[kind]
+        if kind != "table2":
+            given = {setting: [path for path in paths if Path(path).exists()] for setting, paths in given.items()}
+        return tables.write_table(kind, given, results / f"{name}.csv", published_dir=PUBLISHED)
+
+    write("five")
+    for path in [*results.glob("evaluation/**/*.csv"), *results.glob("downstream/**/*.csv")]:
+        if not set(pd.read_csv(path)["model"]) & {"M2D", "ASiT", "ensemble"}:
+            path.unlink()
+    frame = write("two")
+    average = frame[frame["model"] == tables.AVERAGE].iloc[0]
+    keys = [name for name in ("setting", "checkpoint", "mode", "task") if name in frame]
+    same = frame[(frame[keys] == average[keys]).all(axis=1) & frame["model"].isin(["M2D", "ASiT"])]
+    assert average["published"] == pytest.approx(same["published"].mean()) and len(same) == 2
+    names = "ASiT, M2D" if kind == "table2" else "M2D, ASiT"  # as the rows follow each other
+    expected = [f"Averages are of {names}, the published ones too."] + [ENSEMBLE_NOTE] * (kind == "teachers")
+    assert tables.own_notes(frame)[: len(expected)] == expected
+    for note, end in itertools.product(expected, ("md", "tex")):
+        assert note in (results / f"two.{end}").read_text() and note not in (results / f"five.{end}").read_text()
+
+
+def test_where_no_published_average_stands_no_note_does(run):
+    frame = tables.table1(run[1], published_dir=PUBLISHED)
+    other = frame[frame["model"].isin(["M2D", tables.AVERAGE])].assign(published=math.nan)
+    assert tables.own_notes(other) == []

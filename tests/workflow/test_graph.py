@@ -3,10 +3,14 @@
 import importlib.util
 import json
 import re
+import shutil
+from pathlib import Path
 
 import h5py
 import pytest
 from conftest import ROOT, copy_repository, jobs, snakemake
+
+from framekd.layouts import lists
 
 
 @pytest.mark.parametrize("profile", [(), ("--profile", "slurm")])
@@ -59,12 +63,29 @@ def downstream_data(folder):
     tasks = {}
     for task in ("DESED", "DC16-T2", "MAESTRO"):
         tasks[task] = {"data": str(folder / task)}
-        (folder / task / "audio").mkdir(parents=True)
-        for name in ("valid.json", "fold00.json", "fold01.json", "fold02.json"):
-            (folder / task / name).touch()
+        for path in map(Path, lists(task, folder / task)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
     path = folder / "downstream.yaml"
     path.write_text(json.dumps({"downstream": tasks}))
     return path
+
+
+def test_the_data_of_table_2_are_jobs_of_their_own_which_its_tasks_wait_for(clone, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("downstream: {MAESTRO: {data: piano}, fetch: {MAESTRO: null}}")
+    for name in lists("MAESTRO", clone / "piano"):
+        (clone / "piano").mkdir(exist_ok=True)
+        Path(name).touch()
+    planned = jobs(run := snakemake(clone, "-n", "results/table2.csv", "--configfile", str(path)))
+    assert (planned["task_data"], planned["downstream"]) == (3, 45)
+    assert not [rule for rule in planned if rule.startswith(("student_seed2", "student_seed3", "evaluate"))]
+    inputs = {out: set(text.split(", ")) for text, out in re.findall(r"input: (.*)\n    output: ([^,\s]+)", run.stdout)}
+    taken = {f"piano/{name}" for name in ("labelvocabulary.csv", "fold00.json", "fold01.json", "fold02.json")}
+    assert inputs["data/tasks/MAESTRO/state.json"] == taken
+    for task in ("DESED", "DC16-T2", "MAESTRO"):
+        assert f"data/tasks/{task}/state.json" in inputs[f"results/downstream/{task}/BEATs/full.csv"]
+    shutil.rmtree(clone / "piano")
 
 
 def documented_jobs() -> dict[str, dict[str, int]]:
@@ -189,7 +210,11 @@ def test_configurations_can_be_combined(clone, arguments):
             ["results/table1.csv"],
             ["line 2: student.soft_labels", "gone.h5"],
         ),
-        ("downstream:\n  DESED:\n    data: gone", [], ["line 3: downstream.DESED.data: gone", "results/table1.csv"]),
+        (
+            "downstream:\n  fetch: {DESED: null}\n  DESED:\n    data: gone",
+            [],
+            ["line 4: downstream.DESED.data: gone", "results/table1.csv"],
+        ),
     ],
 )
 def test_a_wrong_configuration_is_refused_before_anything_is_planned(clone, tmp_path, text, targets, words):

@@ -1,8 +1,9 @@
-"""Jobs of several trainings, of which one fails for good: a real run of students, in packs."""
+"""A real run of students in packs: one that fails for good, another packing, and own recordings beside AudioSet's."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -16,6 +17,8 @@ import psutil
 import pytest
 from conftest import ROOT, copy_repository, jobs, snakemake
 from filelock import FileLock
+
+from framekd.cli import main
 
 sys.path.insert(0, str(ROOT / "tools"))
 from disturbed import Disturbed, digests
@@ -140,3 +143,37 @@ def test_another_packing_runs_jobs_again_and_trains_nothing(done):
     assert jobs(snakemake(done, "-n", TABLE, *CONFIG, *one_by_one, "--rerun-triggers", "mtime")).keys() <= {
         *("evaluate_seed1", "evaluate_seed2", "table1")
     }
+
+
+def test_own_recordings_and_classes_join_a_run(done, tmp_path):
+    """Real recordings under a name of one's own, and under one of AudioSet, from the table of events to the scores."""
+    folder, own = tmp_path / "framekd", tmp_path / "own"
+    shutil.copytree(done, folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
+    own.mkdir()
+    table = ["filename\tonset\toffset\tevent_label"]
+    for name, label in (("bleat", "My goat"), ("bell", "Bell")):
+        for path in sorted((folder / "miniature/recordings").glob(f"{name}_*.ogg"))[:4]:
+            shutil.copy(path, own)
+            table.append(f"{path.name}\t0\t0.4\t{label}")
+    (own / "own.tsv").write_text("\n".join(table) + "\n")
+    (folder / "own.yaml").write_text(f"audioset: {{extra: {{labels: {own}/own.tsv, audio: {own}}}}}")
+    out = folder / "results/students"
+    student, scored = out / "students/proposed/fPaSST/seed1", out / "evaluation/students/proposed/fPaSST/seed1.csv"
+    classes = json.loads((student / "spec.json").read_text())["classes"]
+    with scored.open(newline="") as file:
+        before = next(csv.DictReader(file))
+    target = (str(scored.relative_to(folder)), *CONFIG, "own.yaml")
+    run = snakemake(folder, "--cores", "2", *target)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
+    said = (out / "logs/data/extra.log").read_text()
+    assert "8 recordings, 8 clips; 1 new classes (My goat)" in said and "with further clips: Bell" in said
+    assert json.loads((student / "spec.json").read_text())["classes"] == [*classes, "My goat"]
+    with scored.open(newline="") as file:
+        after = next(csv.DictReader(file))
+    counted = ("clips", "events", "classes")  # of AudioSet's evaluation clips
+    assert [after[name] for name in counted] == [before[name] for name in counted]
+    assert jobs(snakemake(folder, "-n", *target)) == {}
+    words = ["--model", str(student), "--labels", str(own / "own.tsv"), "--audio", str(own), "--out", str(own)]
+    assert main(["evaluate", *words]) == 0
+    with (own / "scores.csv").open(newline="") as file:
+        assert {row["class"] for row in csv.DictReader(file)} == {"(all)", "Bell", "My goat"}

@@ -1,4 +1,28 @@
 # Table II: each task from each checkpoint, frozen and fine-tuned.
+
+
+# The folder of a task: made from published files, or one that somebody has filled. Its clips are counted either way.
+rule task_data:
+    input:
+        lambda w: plan.task_lists(w.task),
+    output:
+        state=f"{D}/tasks/{{task}}/state.json",
+        counts=f"{D}/tasks/{{task}}/counts.tsv",
+    log:
+        f"{R}/logs/data/tasks/{{task}}.log",
+    benchmark:
+        f"{R}/benchmarks/data/tasks/{{task}}.tsv"
+    conda:
+        "../envs/framekd.yaml"
+    threads: plan.threads("acquire")
+    resources:
+        **plan.resources("acquire"),
+    params:
+        **plan.params(plan.task_data_job),
+    script:
+        "../../scripts/task_data.py"
+
+
 for pack in plan.packs(cfg.models):
 
     rule:
@@ -7,6 +31,7 @@ for pack in plan.packs(cfg.models):
         input:
             unpack(lambda w, pack=pack: plan.checkpoints(w.checkpoint, pack.of(w))),
             miniature=lambda w: plan.miniature(w.task),
+            data=lambda w: plan.task_data(w.task),
         output:
             tables=pack.files(f"{R}/downstream/{{task}}/{{model}}/{{checkpoint}}.csv"),
             candidates=pack.files(

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     out = commands.add_parser("export", help="write a model as one file for other programs, the front end inside")
     out.set_defaults(run=export)
     source = out.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="a checkpoint folder, or hf:USER/NAME")
+    source.add_argument("--model", help="a published name, a checkpoint folder, or hf:USER/NAME")
     source.add_argument("--from", dest="repository", metavar="USER/NAME", help="a model on the Hugging Face hub")
     out.add_argument("--format", choices=FORMATS, default="onnx", help="onnx, or torch: TorchScript (onnx)")
     out.add_argument("--out", required=True, metavar="FILE", help="file to write; its card is written beside it")
@@ -32,12 +32,16 @@ def export(given: argparse.Namespace) -> int:
         raise UserError(f"{path} is a folder; name the file to write, such as {path / ('model.' + given.format)}")
     from framekd import card, hub
     from framekd import export as files
-    from framekd.published import open_model
+    from framekd.published import NO_CLASSES, open_model
 
     if given.push:
         hub.check_name(given.push)
     name = hub.resolve(given.model or hub.PREFIX + given.repository)
     model, spec = open_model(name)
+    if {*spec["classes"], *(spec.get("clip_classes") or ())} <= {*NO_CLASSES}:
+        raise UserError(
+            f"{name}: only its encoder is trained (a checkpoint of Step 1), so that no output means anything"
+        )
     licence = given.licence or spec.get("licence") or (spec.get("provenance") or {}).get("licence")
     about = files.metadata(spec, licence or card.UNKNOWN)
     difference = files.export(model, path, given.format, about)

@@ -52,12 +52,14 @@ def finetune(given: argparse.Namespace) -> int:
     tables = [read_annotations(table) for table in (given.train, given.valid) if table]
     listed = {name for labels in tables for name in labels.files}
 
-    def recordings(labels: Annotations, folder: str) -> Recordings:
+    def recordings(labels: Annotations, folder: str, listed: set[str] | None) -> Recordings:
         files = locate(labels, folder, ignore_missing=given.ignore_missing, listed=listed)
         return Recordings(labels.select(files), files)
 
-    training = recordings(tables[0], given.audio)
-    valid = recordings(tables[1], given.valid_audio or given.audio) if given.valid else None
+    training = recordings(tables[0], given.audio, listed)
+    # Audio without labels is counted once per folder.
+    other = given.valid_audio or given.audio
+    valid = recordings(tables[1], other, listed if other != given.audio else None) if given.valid else None
     if valid is not None:
         _compare(training.labels, valid.labels)
     device = chosen_device(given.device)

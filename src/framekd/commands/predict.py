@@ -89,7 +89,7 @@ def read_threshold(text: str) -> float | dict[str, float]:
 def predict(given: argparse.Namespace) -> int:
     """Detect events in each file. A file that cannot be read is reported and skipped, and the exit code is 1."""
     from framekd.commands.formats import FORMATS
-    from framekd.commands.recordings import collect, on_disk
+    from framekd.commands.recordings import collect, on_disk, sentence_about
     from framekd.inference import chosen_precision
     from framekd.windows import model_device
 
@@ -115,7 +115,7 @@ def predict(given: argparse.Namespace) -> int:
                     one(recording, path, model, classes, options, given, formats, progress)
             except (UserError, OSError) as error:
                 failed += 1
-                progress.say(_sentence(recording, path, error))
+                progress.say(sentence_about(recording, path, error))
             except KeyboardInterrupt:
                 return 130
             progress.done(recording)
@@ -132,12 +132,6 @@ def early_check(given: argparse.Namespace) -> None:
         raise UserError(f"--threshold: expected a probability between 0 and 1, not {value:g}")
     if not 0 <= given.median <= 10:
         raise UserError(f"--median: expected 0 (no filter) to 10 seconds, not {given.median:g}")
-
-
-def _sentence(recording: Recording, path: Path, error: BaseException) -> str:
-    """One line that begins with the recording's name instead of the path that was read."""
-    text = " ".join(str(error).replace(str(path), recording.name).split())
-    return text if recording.name in text else f"{recording.name}: {text}"
 
 
 def warn(sentence: str) -> None:

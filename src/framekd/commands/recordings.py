@@ -115,3 +115,9 @@ def on_disk(recording: Recording) -> Iterator[Path]:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
         yield Path(file.name)
+
+
+def sentence_about(recording: Recording, path: Path, error: BaseException) -> str:
+    """One line that begins with the recording's name instead of the path that was read."""
+    text = " ".join(str(error).replace(str(path), recording.name).split())
+    return text if recording.name in text else f"{recording.name}: {text}"

@@ -51,6 +51,7 @@ def thresholds(given: argparse.Namespace) -> int:
         table = find_thresholds(
             model, classes, labels, clips, metric=given.metric, median=given.median, tick=lambda: bar.update()
         )
-    write_text(given.out, table.round({"f1": 4}).to_csv(sep="\t", index=False, lineterminator="\n"))
+    shown = table.round({"f1": 4}).astype({"threshold": "float32"})  # as they are compared with scores
+    write_text(given.out, shown.to_csv(sep="\t", index=False, lineterminator="\n"))
     print(f"{given.out}: {len(table)} thresholds, mean F-measure {table.f1.mean():.3f}", file=sys.stderr)
     return 0

@@ -20,6 +20,7 @@ from framekd.config.recipe import (
     WeakRecipe,
     WeakSearch,
 )
+from framekd.config.sets import Archive, DesedData, Fetch, HearData
 from framekd.config.sizes import SIZES, resolve_sizes, unknown_model
 from framekd.config.sources import Sources, read_sources, read_yaml
 from framekd.config.stages import (
@@ -49,17 +50,21 @@ __all__ = [
     "SEARCH",
     "SETTINGS",
     "SIZES",
+    "Archive",
     "AudioSet",
     "Augment",
     "Block",
     "ClipSoftLabels",
     "Config",
+    "DesedData",
     "Download",
     "Downstream",
     "Evaluation",
     "External",
+    "Fetch",
     "FrontEnds",
     "HeadRecipe",
+    "HearData",
     "Miniature",
     "OwnTask",
     "Published",

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from framekd.config.base import Block, Seed, field
 from framekd.config.recipe import SEARCH, HeadRecipe, TrainRecipe, check_grid
+from framekd.config.sets import Fetch, published_counts
 
 PAPER_TASKS = ("DESED", "DC16-T2", "MAESTRO")
 
@@ -155,7 +156,25 @@ class Downstream(Block):
     tasks: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")], OwnTask] = field(
         {}, "further tasks by name, each a folder and a score (docs/downstream.md); DESED: null drops a task"
     )
+    fetch: Fetch = field(Fetch, "what the folders of the paper's tasks are made from (docs/downstream.md)")
+    counts: dict[str, dict[str, int | None] | None] = Field(
+        default_factory=published_counts,
+        description="published numbers of clips, classes and seconds a clip, by task: data that differ are refused; "
+        "null compares nothing",
+    )
+    min_share: float = field(0.9, "share of DESED's listed real clips that must be there", ge=0, le=1)
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @field_validator("counts")
+    @classmethod
+    def _known_counts(cls, value: dict[str, Any]) -> dict[str, Any]:
+        known = {task: list(numbers or ()) for task, numbers in published_counts().items()}
+        for task, numbers in value.items():
+            if task not in known:
+                raise ValueError(f"{task!r} is no task of the paper; the tasks are {', '.join(known)}")
+            if unknown := [name for name in numbers or () if name not in known[task]]:
+                raise ValueError(f"{task} has no number {unknown[0]!r}; its numbers are {', '.join(known[task])}")
+        return value
 
     @field_validator("checkpoints", "modes")
     @classmethod

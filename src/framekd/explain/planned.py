@@ -21,6 +21,7 @@ PATTERNS: tuple[tuple[str, Callable[[Plan, Any, Pack], Job]], ...] = (
     ("data/extra", lambda plan, w, pack: plan.extra_job(w)),
     ("data/clips/(?P<group>.+)", lambda plan, w, pack: plan.clips_job(w)),
     ("data/gate/(?P<group>.+)", lambda plan, w, pack: plan.gate_job(w)),
+    ("data/tasks/(?P<task>.+)", lambda plan, w, pack: plan.task_data_job(w)),
     (r"acquire/(?P<group>[^/]+)/(?P<shard>\d+)", lambda plan, w, pack: plan.acquire_job(w)),
     ("untrained/.+", lambda plan, w, pack: plan.checkpoint_job(w, "untrained", pack)),
     ("step1/.+", lambda plan, w, pack: plan.checkpoint_job(w, "step1", pack)),

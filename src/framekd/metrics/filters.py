@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 from framekd.config import UserError
 from framekd.metrics._compile import compiles, cores, kernels
 from framekd.units import FRAME_SECONDS
+
+FEW = 1 << 18
+"""Scores for which numba is not loaded, since that takes 1 s; torch filters as many (two windows of 10 s) in 30 ms."""
 
 
 def window_frames(seconds: float, frame_seconds: float = FRAME_SECONDS) -> int:
@@ -99,7 +103,7 @@ def _filter_numpy(scores: np.ndarray, window: int, threads: int) -> np.ndarray:
     out = np.empty_like(blocks)
     if not out.size:
         return out.reshape(scores.shape).astype(scores.dtype)
-    if not compiles():
+    if not compiles() or (out.size <= FEW and "numba" not in sys.modules):
         import torch
 
         return _filter_tensor(torch.from_numpy(blocks), window).numpy().reshape(scores.shape).astype(scores.dtype)

@@ -49,6 +49,6 @@ def _transfer(job: DownstreamJob, model: str, inputs: Mapping[str, Any], csv: st
 
 
 def _listing(folder: Path) -> list[tuple[str, int, int]]:
-    """The files of a data set, with sizes and times."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """The files of a data set, with sizes and times; not those that are decoded from them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("cache-16k"))
     return [(str(path), (about := path.stat()).st_size, about.st_mtime_ns) for path in files]

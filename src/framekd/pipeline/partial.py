@@ -153,7 +153,8 @@ def _transfer(graph: Graph, task: str, model: str, step: str) -> tuple[pd.DataFr
     if not weights.is_file():
         return None, f"waits for its checkpoint: {_why_no_checkpoint(graph, step, model)}"
     log = f"{graph.results}/logs/downstream/{task}/{step}/{log_of(graph.packs(graph.config.models), model)}.log"
-    return None, _failed("job", log) or "not run yet"
+    waits = _failed("job", f"{graph.results}/logs/data/tasks/{task}.log")
+    return None, _failed("job", log) or (f"waits for its data: {waits}" if waits else "not run yet")
 
 
 def _weights(graph: Graph, stage: str, setting: str, model: str, seed: int) -> Path:

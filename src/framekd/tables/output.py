@@ -189,19 +189,24 @@ def own_notes(frame: pd.DataFrame) -> list[str]:
     if "checkpoint" not in frame:
         return [*others, *([SUBSETS_NOTE] if "mean_unheard" in frame else [])]
     notes = TABLE2_NOTES if (frame["mode"] == CONSTANT).any() else TABLE2_NOTES[:1]
-    own = frame[~frame["task"].isin(TASKS)].groupby("task", sort=False)[f"mean_{WITHOUT_PENALTY}"]
+    column = f"mean_{WITHOUT_PENALTY}"  # absent before the first score of a run
+    own = frame[~frame["task"].isin(TASKS)].reindex(columns=["task", column]).groupby("task", sort=False)[column]
     psds1 = own.apply(lambda values: values.notna().any())
     notes = [*notes, *([RATES_NOTE] if searched(frame) else [])]
     return [*others, *notes, *(f"{task}: {OWN_SCORES[bool(flag)]}, of this site." for task, flag in psds1.items())]
 
 
 def _average_note(frame: pd.DataFrame) -> list[str]:
-    """A sentence where the paper's average stands beside that of other models than its five."""
+    """What the published averages and the published ensemble are of, where a run has other models than the paper."""
     ours = [name for name in dict.fromkeys(frame["model"]) if name not in (AVERAGE, ENSEMBLE, GUESS[0])]
-    averaged = frame["model"].isin([AVERAGE, ENSEMBLE])
-    if set(ours) == set(MODELS) or not frame.loc[averaged, "published"].notna().any():
+    if set(ours) == set(MODELS):
         return []
-    return [f"The published averages are of the paper's five models, ours of {', '.join(ours)}: they do not compare."]
+    names = ", ".join(ours)
+    about = {
+        AVERAGE: f"Averages are of {names}, the published ones too.",
+        ENSEMBLE: f"The published ensemble is of the paper's five models, ours of {names}: they do not compare.",
+    }
+    return [text for name, text in about.items() if frame.loc[frame["model"] == name, "published"].notna().any()]
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None:

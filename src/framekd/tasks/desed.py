@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,80 +11,10 @@ import numpy as np
 from framekd.config import Task, UserError
 from framekd.data import ClipSet, labelled
 from framekd.labels import ClassList
+from framekd.layouts import find
+from framekd.layouts.desed import AUDIO, METADATA, read_strong, read_weak
 from framekd.metrics import median_filter, psds1
-from framekd.tasks.problem import Audio, Events, Judge, Part, Problem, Run, Score, find, hold_out, inside
-
-# Layouts of the DESED tool, the DCASE baseline and the miniature; copies at 16 kHz come first.
-METADATA = {
-    "weak": ("metadata/train/weak.tsv", "weak.tsv"),
-    "synthetic": (
-        "metadata/train/synthetic21_train/soundscapes.tsv",
-        "metadata/train/synthetic.tsv",
-        "synthetic.tsv",
-    ),
-    "validation": ("metadata/validation/validation.tsv", "validation.tsv"),
-    "judging": ("metadata/validation/synthetic21_validation/soundscapes.tsv",),  # may be absent
-}
-AUDIO = {
-    "weak": ("audio/train/weak_16k", "audio/train/weak", "audio/weak", "weak"),
-    "synthetic": (
-        "audio/train/synthetic21_train/soundscapes_16k",
-        "audio/train/synthetic21_train/soundscapes",
-        "audio/train/synthetic",
-        "audio/synthetic",
-        "synthetic",
-    ),
-    "validation": (
-        "audio/validation/validation_16k",
-        "audio/validation/validation",
-        "audio/validation",
-        "validation",
-    ),
-    "judging": (
-        "audio/validation/synthetic21_validation/soundscapes_16k",
-        "audio/validation/synthetic21_validation/soundscapes",
-    ),
-}
-
-
-def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            if not set(columns) <= set(reader.fieldnames or ()):
-                raise UserError(f"{path}: expected tab-separated columns {', '.join(columns)}")
-            return list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table in UTF-8 ({error})") from None
-
-
-def read_strong(path: Path) -> Events:
-    """Read events by file from a TSV with columns filename, onset, offset (s) and event_label.
-
-    A row with empty cells is a file without events. UserError names the line of a wrong time.
-    """
-    out: Events = {}
-    for number, row in enumerate(_rows(path, ("filename", "onset", "offset", "event_label")), start=2):
-        events = out.setdefault(inside(row["filename"] or "", path), [])
-        if not row["event_label"]:
-            continue
-        try:
-            onset, offset = float(row["onset"]), float(row["offset"])
-        except (TypeError, ValueError):
-            raise UserError(f"{path}: line {number}: onset and offset must be numbers of seconds") from None
-        if not 0 <= onset <= offset < float("inf"):
-            raise UserError(f"{path}: line {number}: an event cannot last from {onset} to {offset} s")
-        events.append((onset, offset, row["event_label"]))
-    return out
-
-
-def read_weak(path: Path) -> dict[str, list[str]]:
-    """Read labels by file from a TSV with columns filename and event_labels (separated by commas)."""
-    rows = _rows(path, ("filename", "event_labels"))
-    return {
-        inside(row["filename"] or "", path): [label for label in (row["event_labels"] or "").split(",") if label]
-        for row in rows
-    }
+from framekd.tasks.problem import Audio, Judge, Part, Problem, Run, Score, hold_out
 
 
 def _audio(root: Path, kind: str, wanted: Sequence[str]) -> Audio:

@@ -5,8 +5,6 @@ Their layout: labelvocabulary.csv, and per split a JSON file with events and a f
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,56 +15,11 @@ from framekd.config import Task, UserError
 from framekd.data import ClipSet, labelled
 from framekd.events import active_runs
 from framekd.labels import ClassList
+from framekd.layouts import Events
+from framekd.layouts.hear import locate, read_split, read_vocabulary
 from framekd.metrics import event_f1, median_filter, onset_f1
-from framekd.tasks.problem import Audio, Events, Judge, Part, Problem, Run, Score, find, inside
+from framekd.tasks.problem import Audio, Judge, Part, Problem, Run, Score
 from framekd.units import FRAME_RATE, FRAME_SECONDS
-
-_AUDIO = ("16000", "48000", "44100", "22050", "audio")
-
-
-def read_vocabulary(path: Path) -> ClassList:
-    """Read the classes, in the order of their index, from a CSV with columns idx and label."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or not {"idx", "label"} <= rows[0].keys():
-            raise UserError(f"{path}: expected columns idx,label")
-        rows.sort(key=lambda row: int(row["idx"]))
-        if [int(row["idx"]) for row in rows] != list(range(len(rows))):
-            raise UserError(f"{path}: idx must count from 0 to {len(rows) - 1}")
-        return ClassList.of(row["label"] for row in rows)
-    except (ValueError, TypeError, csv.Error) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: expected numbers and different labels in the columns idx,label ({error})") from None
-
-
-def read_split(path: Path, classes: ClassList) -> Events:
-    """Read the events of a split. The file has milliseconds, the result has seconds."""
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:  # not JSON, or not text
-        raise UserError(f"{path}: not JSON ({error})") from None
-    out: Events = {}
-    if not isinstance(content, dict) or not all(isinstance(events, list) for events in content.values()):
-        raise UserError(f"{path}: expected a list of events for each file")
-    for name, events in content.items():
-        rows = []
-        for event in events:
-            try:
-                label = str(event["label"])
-                start, end = float(event["start"]), float(event["end"])
-            except (KeyError, TypeError, ValueError):
-                raise UserError(f"{path}: {name} has an event without label, start and end in ms") from None
-            if label not in classes:
-                raise UserError(f"{path}: {name} has label {label!r}, which labelvocabulary.csv lacks")
-            if not 0 <= start <= end < float("inf"):
-                raise UserError(f"{path}: {name} has an event from {start} to {end} ms")
-            rows.append((start / 1000, end / 1000, label))
-        out[inside(name, path)] = sorted(rows)
-    if not out:
-        raise UserError(f"{path}: lists no files")
-    return out
 
 
 def centre_frames(onset: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,16 +31,16 @@ def centre_frames(onset: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np
 
 def read_pool(root: Path, splits: Sequence[str], classes: ClassList) -> tuple[ClipSet, dict[str, list[int]], Events]:
     """All files of all splits as one set of clips, their positions by split, and their annotated events."""
-    audio = find(root, *_AUDIO)
     events: Events = {}
     files: dict[str, Path] = {}
     home: dict[str, str] = {}
     for split in splits:
-        for name, rows in read_split(root / f"{split}.json", classes).items():
+        listed = read_split(root / f"{split}.json", classes)
+        for name, rows in listed.items():
             if name in events:
                 raise UserError(f"{root}: {name} is in two splits")
             events[name], home[name] = rows, split
-            files[name] = find(audio, f"{split}/{name}", name)
+        files |= locate(root, split, listed)
     source = Audio(files, root / "cache-16k.h5")
     clips = labelled(source.ids, source, classes, events=events)
     begin, end = centre_frames(clips.onset, clips.offset)

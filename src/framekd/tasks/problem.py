@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -20,8 +20,6 @@ from framekd.store import Shard, StoredClip, StoreError, write_shard
 from framekd.train import numpy_generator
 from framekd.units import CLIP_FRAMES, FRAME_SAMPLES, SAMPLE_RATE
 
-Events = dict[str, list[tuple[float, float, str]]]
-"""Events by clip: (onset, offset, class), in seconds."""
 Score = Callable[[Mapping[str, np.ndarray]], dict[str, float]]
 """Maps probabilities {clip: [frames, classes]} of the test clips to metrics; `value` is the task's own, 0..1."""
 Judge = Callable[[Sequence[Mapping[str, np.ndarray]]], float]
@@ -137,24 +135,6 @@ def join_crops(crops: np.ndarray, samples: int) -> np.ndarray:
         [frames, classes] up to the last frame of the clip, at least 250 frames.
     """
     return crops.reshape(-1, crops.shape[-1])[: max(-(-int(samples) // FRAME_SAMPLES), CLIP_FRAMES)]
-
-
-def find(root: Path, *places: str) -> Path:
-    """The first of `places` below `root` that exists; UserError lists them all if none does."""
-    for place in places:
-        if (root / place).exists():
-            return root / place
-    raise UserError(f"{root}: found none of {', '.join(places)}; docs/downstream.md shows the layout")
-
-
-def inside(name: str, path: Path) -> str:
-    """`name` of an audio file that the list at `path` gives; UserError if it leads out of the folder of audio."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-        raise UserError(
-            f"{path}: {name[:80]!r} is not the name of an audio file in the task's folder; correct the list"
-        )
-    return name
 
 
 class Audio(Arrays):
