@@ -255,18 +255,11 @@ def _soft_labels(config: Config) -> Iterator[Problem]:
             )
 
 
-def _no_judges(task: str, block: Task) -> tuple[str, str] | None:
-    """Why a task has no validation clips, and the remedy; None if it has some, or no folder yet."""
-    root, without = Path(block.data), "or write numbers as learning rates and select: last"
-    there = root.is_dir() and any(root.iterdir())
-    if task == "DC16-T2" and there and not (root / "valid.json").is_file():
-        return f"{root} has no valid.json", f"put HEAR's validation split there, {without}"
-    if task == "MAESTRO" and there and len(list(root.glob("fold*.json"))) < 3:
-        return f"{root} has fewer than 3 folds", f"put HEAR's folds there, {without}"
-    own = isinstance(block, OwnTask) and not (root / "valid.tsv").is_file()
-    if (own or task == "DESED") and block.search.share == 0:
-        what = "search.share is 0" + (f", and {root} has no valid.tsv" if own else "")
-        return what, f"write search: {{share: {TaskSearch().share}}}, {without}"
+def _no_judges(task: str, block: Task) -> str | None:
+    """Why a task has no clips that judge rates or weights; None if it has some. HEAR's splits and folds have them."""
+    own = isinstance(block, OwnTask) and not (Path(block.data) / "valid.tsv").is_file()
+    if block.validates and (own or task == "DESED") and block.search.share == 0:
+        return "search.share is 0" + (f", and {block.data} has no valid.tsv" if own else "")
     return None
 
 
@@ -279,13 +272,13 @@ def _downstream(config: Config) -> Iterator[Problem]:
         scores = [graph.transfer(task, model, c) for model in config.models for c in config.downstream.checkpoints]
         if all(Path(path).is_file() for path in scores):
             continue
-        if block.validates and (why := _no_judges(task, block)):
+        if why := _no_judges(task, block):
             key = config.downstream.key(task)
             also = tuple(
                 f"{key}.{name}" for name in ("data", "select", "frozen.learning_rate", "finetune.learning_rate")
             )
-            what, remedy = why
-            yield Problem(f"{key}.search", f"validation clips judge rates or weights, but {what}", remedy, also=also)
+            remedy = f"write search: {{share: {TaskSearch().share}}}, or numbers as learning rates and select: last"
+            yield Problem(f"{key}.search", f"validation clips judge rates or weights, but {why}", remedy, also=also)
         if made and folder.startswith(made):
             continue
         state = next((path for path in graph.task_data(task) if path.endswith("state.json")), "")

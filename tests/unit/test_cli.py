@@ -76,18 +76,17 @@ def test_threshold_and_median_decide_which_events_are_found(options, spans, tmp_
 
 
 def test_doctor_passes_a_machine_and_data_that_are_complete(tmp_path, capsys, monkeypatch):
-    from framekd.config import LABEL_FILES
+    from framekd.config import LABEL_FILES, PAPER_TASKS
+    from framekd.layouts import lists
 
     monkeypatch.chdir(tmp_path)
-    for folder in ("audio", "labels", "data/store/strong", "desed", "dcase", "maestro"):
-        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "audio").mkdir()
     for file in [
         "data/store/strong/0000.h5",
-        "desed/a",
-        "dcase/a",
-        "maestro/a",
         *(f"labels/{n}" for n in LABEL_FILES.values()),
+        *(path for task in PAPER_TASKS for path in lists(task, task.lower())),
     ]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("something")
     config = tmp_path / "c.yaml"
     config.write_text(
@@ -97,7 +96,7 @@ settings:
   {li_et_al: null, without_rnn: null, without_kd: null, without_step2: null,
    proposed: {teacher: null, student: {recipe: {distillation_weight: 0.0}}}}
 audioset: {folders: [audio], labels_dir: labels, weak: false, download: {enabled: false, shards: {strong: 1, eval: 1}}}
-downstream: {DESED: {data: desed}, DC16-T2: {data: dcase}, MAESTRO: {data: maestro}}
+downstream: {DESED: {data: desed}, DC16-T2: {data: dc16-t2}, MAESTRO: {data: maestro}}
 """
     )
     assert main(["doctor", "--configfile", str(config)]) == 0

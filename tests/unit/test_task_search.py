@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from framekd.checkpoints import save_checkpoint
 from framekd.checks import checked
 from framekd.cli import main
 from framekd.config import Config, HeadRecipe, OwnTask, Task, TaskSearch, TrainRecipe, UserError, load
+from framekd.layouts import lists
 from framekd.models import build_model
 from framekd.plan import Plan
 from framekd.tasks import frozen, transfer
@@ -350,8 +352,8 @@ MISTAKES = [
     ("MAESTRO", "search: {frozen: [100.0]}", ["search.frozen", "up to 10"]),
     ("DC16-T2", "search: {share: 1.0}", ["search.share", "less than 1"]),
     ("DESED", "search: {share: 0}", ["search.share is 0", "write search: {share: 0.1}", "select: last"]),
-    ("DC16-T2", "data: BARE", ["DC16-T2.search", "has no valid.json", "HEAR's validation split"]),
-    ("MAESTRO", "data: BARE", ["MAESTRO.search", "has fewer than 3 folds", "numbers as learning rates"]),
+    ("DC16-T2", "data: BARE", ["DC16-T2.data", "has no valid.json", "complete or remove the folder"]),
+    ("MAESTRO", "data: BARE", ["MAESTRO.data", "has no fold00.json and 2 other lists"]),
     (
         "tasks",
         "own: {data: BARE, frozen: {learning_rate: search}, search: {share: 0}}",
@@ -364,10 +366,11 @@ MISTAKES = [
 @pytest.mark.parametrize(("name", "line", "words"), MISTAKES)
 def test_a_wrong_search_is_one_sentence_before_a_run(name, line, words, tmp_path, capsys):
     folders = {"DESED": "desed", "DC16-T2": "dc16", "MAESTRO": "maestro"}
-    for folder in (*folders.values(), "bare"):
-        (tmp_path / folder).mkdir()
-        for file in ("valid.json", "fold00.json", "fold01.json", "fold02.json") if folder != "bare" else ["test.json"]:
-            (tmp_path / folder / file).touch()
+    made = [file for task, folder in folders.items() for file in lists(task, tmp_path / folder)]
+    bare = ("labelvocabulary.csv", "train.json", "test.json", "train.tsv", "test.tsv")  # nothing that judges
+    for file in map(Path, [*made, *(tmp_path / "bare" / name for name in bare)]):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     path, base = tmp_path / "mine.yaml", tmp_path / "base.yaml"
     data = {task: {"data": str(tmp_path / folder)} for task, folder in folders.items()}
     base.write_text(json.dumps({"downstream": data}))
