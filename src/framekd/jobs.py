@@ -170,8 +170,6 @@ class EnsembleJob(Job):
 class WeakEnsembleJob(Job):
     """Average the clip logits of models that were trained on AudioSet Weak's labels alone."""
 
-    batch_size: int
-
 
 class SoftLabelsJob(Job):
     """Fetch a ready-made file of soft labels."""

@@ -170,7 +170,7 @@ class Plan(Graph):
         return job.model_copy(update={"recipes": on_labels})
 
     def weak_ensemble_job(self, wildcards: Any) -> jobs.WeakEnsembleJob:
-        return jobs.WeakEnsembleJob(version=VERSIONS["ensemble"], batch_size=self.config.evaluation.batch_size)
+        return jobs.WeakEnsembleJob(version=VERSIONS["ensemble"])
 
     def train_job(self, wildcards: Any, stage: jobs.Stage, pack: Pack) -> jobs.TrainJob:
         block = self.block(stage, wildcards.setting)

@@ -421,7 +421,7 @@ def test_models_of_the_run_make_soft_labels_that_step_2_can_read(audioset, tmp_p
     for i, folder in enumerate(members):
         trained(audioset, folder, learning_rate=1e-2 * (i + 1))
     inputs = {**audioset, "weights": [str(folder / "model.safetensors") for folder in members]}
-    average_clips(WeakEnsembleJob(version=1, batch_size=4), inputs=inputs, out=str(tmp_path / "e" / "clips.h5"))
+    average_clips(WeakEnsembleJob(version=1), inputs=inputs, out=str(tmp_path / "e" / "clips.h5"))
     soft = ClipSoftLabels(tmp_path / "e" / "clips.h5", IDS, CLASSES)
     assert soft.known == 12
     models = [checkpoints.load_checkpoint(folder)[0].eval() for folder in members]

@@ -39,7 +39,7 @@ def average_clips(job: WeakEnsembleJob, *, inputs: Mapping[str, Any], out: str) 
     clips = weak_clips(inputs)
     device = default_device()
     models = [checkpoints.load_checkpoint(Path(weights).parent)[0].to(device).eval() for weights in inputs["weights"]]
-    batches = batch_logits(models, chunks(clips, job.batch_size), device=device)
+    batches = batch_logits(models, chunks(clips, 16), device=device)
     mean = [sum(whole.cpu().numpy() for _, whole in found) / len(models) for _, found in batches]
     with replacing(out) as part:
         write_clip_logits(part, clips.ids, np.concatenate(mean), clips.classes)
