@@ -8,6 +8,8 @@ from typing import Any
 from framekd.errors import UserError
 
 KEYS = ("learning_rate", "value", "diverged")
+DROPPED = "dropped"
+"""Key of a result that says when its training was given up for better ones. Others lack it."""
 
 
 def choose(results: Sequence[Mapping[str, Any]], *, criterion: str, key: str = "grid") -> Mapping[str, Any]:
@@ -33,5 +35,5 @@ def choose(results: Sequence[Mapping[str, Any]], *, criterion: str, key: str = "
 def choice(best: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, how: str) -> dict[str, Any]:
     """The chosen rate with all that were tried, sorted, as a file shows them. `how` says in words what decided."""
     tried = sorted(results, key=lambda result: result["learning_rate"])
-    figures = [{key: result[key] for key in KEYS} for result in tried]
+    figures = [{key: result[key] for key in (*KEYS, DROPPED) if key in result} for result in tried]
     return {"learning_rate": best["learning_rate"], "chosen_by": how, "candidates": figures}

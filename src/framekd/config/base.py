@@ -43,11 +43,17 @@ MOST_SENTENCES = 8  # of a message about a configuration with many mistakes
 
 
 def identity(value: Any) -> Any:
-    """`value` as plain data without the inert keys of its blocks: what a result depends on."""
+    """`value` as plain data without the inert keys of its blocks: what a result depends on.
+
+    A key marked "late" was added when results existed: it is left out while it is None, which is how they were made.
+    """
     if isinstance(value, BaseModel):
         fields = type(value).model_fields.items()
-        inert = {name for name, info in fields if (info.json_schema_extra or {}).get("inert")}  # type: ignore[union-attr]
-        return {info.alias or name: identity(getattr(value, name)) for name, info in fields if name not in inert}
+        marks: dict[str, Any] = {name: info.json_schema_extra or {} for name, info in fields}
+        absent = {name for name, mark in marks.items() if mark.get("late") and getattr(value, name) is None}
+        inert = {name for name, mark in marks.items() if mark.get("inert")}
+        left = [(name, info) for name, info in fields if name not in inert | absent]
+        return {info.alias or name: identity(getattr(value, name)) for name, info in left}
     if isinstance(value, dict):
         return {key: identity(item) for key, item in value.items()}
     return [identity(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -24,11 +24,30 @@ class TaskSearch(Block):
         0.1, "share of the training clips that judges and is not trained on, where there are no others", ge=0, lt=1
     )
     seed: int = field(1, "seed of the choice of these clips", **Seed)
+    halving: float | None = field(
+        None,
+        "fine-tuning: the worse half of the rates is dropped after this share of the epochs, and again after twice, "
+        "four times, … as many; null trains all to the end",
+        gt=0,
+        lt=1,
+        json_schema_extra={"late": True},
+    )
 
     @field_validator("frozen", "finetune")
     @classmethod
     def _grids(cls, value: list[float], info: ValidationInfo) -> list[float]:
         return check_grid(value, str(info.field_name))
+
+    @model_validator(mode="after")
+    def _something_to_drop(self) -> Self:
+        if self.halving is not None and len(self.finetune) == 1:
+            raise ValueError("halving drops nothing of a grid of one rate; write halving: null, or a longer finetune")
+        return self
+
+    def rounds(self, epochs: int) -> list[int]:
+        """Epochs of a training of `epochs` after which the worse half of the rates is dropped."""
+        shares = [] if self.halving is None else [self.halving * 2**i for i in range(64)]
+        return sorted({max(1, round(share * epochs)) for share in shares if share < 1} - {epochs})
 
 
 class Task(Block):
@@ -63,6 +82,8 @@ class Task(Block):
         recipes: dict[str, Any] = {"frozen": self.frozen.of(model), "finetune": self.finetune.of(model)}
         own, default = self.model_copy(update=recipes), TaskSearch()
         idle = {mode: getattr(default, mode) for mode, recipe in recipes.items() if not recipe.searches()}
+        if "finetune" in idle:
+            idle["halving"] = None
         search = self.search.model_copy(update=idle) if own.validates else default
         return own.model_copy(update={"search": search})
 
@@ -72,6 +93,20 @@ class Task(Block):
         if not value or len(set(value)) != len(value):
             raise ValueError("seeds must be different numbers, at least one; write seeds: [1, 2, 3, 4]")
         return value
+
+    @model_validator(mode="after")
+    def _something_to_halve(self) -> Self:
+        if self.search.halving is not None and not self.finetune.searches():
+            raise ValueError(
+                "search.halving acts in a search of fine-tuning; write finetune: {learning_rate: search}, or "
+                "search: {halving: null}"
+            )
+        if self.search.halving is not None and not self.search.rounds(self.finetune.epochs):
+            share, epochs = self.search.halving, self.finetune.epochs
+            raise ValueError(
+                f"search.halving: a share of {share:g} of {epochs} epochs is all or none; write 0.25 or null"
+            )
+        return self
 
 
 class OwnTask(Task):

@@ -154,7 +154,7 @@ def _tables(found: Findings) -> list[dict[str, Any]]:
     if "table2" in found.tables:
         out.append(_table2(found.tables["table2"]))
         if (rates := tables.wide_rates(found.tables["table2"])) is not None:
-            out.append(_rates(rates))
+            out.append(_rates(rates, tables.rates_title(found.tables["table2"])))
     if "step2" in found.tables:
         out.append(_step2(found.tables["step2"]))
     return out
@@ -199,13 +199,13 @@ def _table2(frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _rates(wide: pd.DataFrame) -> dict[str, Any]:
+def _rates(wide: pd.DataFrame, caption: str) -> dict[str, Any]:
     """The learning rates of Table II, in its layout."""
     lines = []
     for model, checkpoint, *rates in wide.itertuples(index=False):
         plain = {"std": "", "published": "", "further": []}
         lines.append({"heads": [model, checkpoint], "cells": [{"mean": text, **plain} for text in rates]})
-    about = {"id": "rates", "heading": "Learning rates of Table II", "caption": tables.RATES_TITLE, "plain": True}
+    about = {"id": "rates", "heading": "Learning rates of Table II", "caption": caption, "plain": True}
     heads = list(wide.columns)
     return {**about, "heads": heads[:2], "groups": [], "columns": heads[2:], "lines": lines}
 

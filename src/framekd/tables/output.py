@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,20 @@ def wide_rates(frame: pd.DataFrame) -> pd.DataFrame | None:
 
 def searched(frame: pd.DataFrame) -> bool:
     """Whether the learning rate of a cell of Table II was chosen among several."""
-    return RATES[1] in frame and bool((pd.to_numeric(frame[RATES[1]], errors="coerce") > 1).any())
+    return RATES[1] in frame and bool((frame[RATES[1]].map(_number) > 1).any())
+
+
+def _number(tried: Any) -> int:
+    """How many rates were tried: 4 of ``4 (3 dropped early)``; 0 of an empty cell."""
+    found = re.match(r"\d+", str(tried))
+    return int(found[0]) if found else 0
 
 
 def _rate(rate: Any, tried: Any) -> str:
     """``0.001 of 6``: the rate, and among how many it was chosen; a rate that was given stands alone."""
     text = f"{rate:g}" if isinstance(rate, float) else str(rate)
-    return f"{text} of {int(tried)}" if int(tried) > 1 else text
+    several = f"{tried:g}" if isinstance(tried, float) else str(tried)
+    return f"{text} of {several}" if _number(tried) > 1 else text
 
 
 def wide_step2(frame: pd.DataFrame) -> pd.DataFrame:
@@ -217,7 +225,7 @@ def write_csv(path: str | Path, frame: pd.DataFrame, *, digits: int = 3) -> None
 def _write_all(path: Path, frame: pd.DataFrame, wide: pd.DataFrame, *, title: str, notes: list[str]) -> None:
     write_csv(path, frame)
     rates = wide_rates(frame)
-    more = "" if rates is None else "\n" + markdown(rates, title=RATES_TITLE)
+    more = "" if rates is None else "\n" + markdown(rates, title=rates_title(frame))
     write_text(path.with_suffix(".md"), markdown(wide, title=title, notes=notes) + more)
     write_text(path.with_suffix(".tex"), latex(wide, title=title, label=f"tab:{path.stem}", notes=notes))
 
@@ -226,6 +234,15 @@ RATES_TITLE = (
     "Learning rates of Table II. “0.001 of 6”: chosen among six rates on validation clips; several rates are those of "
     "several folds. What each rate was worth is beside the scores, in results/downstream/…/*.candidates.json."
 )
+HALVING_NOTE = "Rates that were dropped early were not trained to the end (successive halving)."
+
+
+def rates_title(frame: pd.DataFrame) -> str:
+    """Title of the table of learning rates of Table II."""
+    dropped = frame[RATES[1]].astype(str).str.contains("dropped").any()
+    return f"{RATES_TITLE} {HALVING_NOTE}" if dropped else RATES_TITLE
+
+
 PUBLISHED_NOTE = (
     "Each cell: PSDS1 (the paper's value, difference). Shared clips are those that the authors evaluated on too."
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from framekd.config import SEARCH, HeadRecipe, Task
 from framekd.files import write_json
-from framekd.rates import choice
+from framekd.rates import DROPPED, choice
 from framekd.tasks.problem import Problem
 
 Scores = dict[str, Any]
@@ -38,6 +38,8 @@ def choice_of(
         if judged
         else "given"
     )
+    if lost := dropped(tried):
+        how += f"; {lost} of {len(tried)} rates dropped before the end (successive halving)"
     return {"runs": [run.name for run in runs], **choice(best, tried if judged else [], how=how)}
 
 
@@ -47,9 +49,15 @@ def result_of(rate: float, *, value: float | None = None, diverged: str | None =
     return {"learning_rate": rate, "value": value if whole else None, "diverged": diverged}
 
 
-def rate_columns(rate: float, rates: Sequence[float]) -> Scores:
-    """The learning rate of a row of the table, and among how many it was chosen."""
-    return {"learning_rate": f"{rate:g}", "rates_tried": str(len(rates))}
+def dropped(tried: Sequence[Mapping[str, Any]]) -> int:
+    """How many of the rates that were tried were not trained to the end although they did not diverge."""
+    return sum(DROPPED in one for one in tried)
+
+
+def rate_columns(rate: float, tried: Sequence[Mapping[str, Any]]) -> Scores:
+    """The learning rate of a row of the table, among how many it was chosen, and how many were dropped early."""
+    lost = dropped(tried)
+    return {"learning_rate": f"{rate:g}", "rates_tried": f"{len(tried)}" + (f" ({lost} dropped early)" if lost else "")}
 
 
 @dataclass(frozen=True)

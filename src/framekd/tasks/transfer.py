@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +21,10 @@ from framekd.data import Loader, MixedLoader, windows
 from framekd.files import sha256_of, write_json, write_text
 from framekd.inference import batch_logits, default_device
 from framekd.models import FrameModel, build_model, switches
-from framekd.rates import choose
+from framekd.rates import DROPPED, choose
 from framekd.tasks import desed, frozen, hear, own
 from framekd.tasks.choices import Kept, Scores, choice_of, rate_columns, rates_of, result_of
+from framekd.tasks.halving import halve
 from framekd.tasks.problem import Part, Problem, Run, join_crops, share_of
 from framekd.train import Diverged, Objective, RunOptions, Validation, fit, torch_generator, validation_loss
 
@@ -167,7 +169,7 @@ def score_frozen(
         heads = trained[rates.index(best["learning_rate"])]
         for i in group:
             scores = problem.score(predicted(heads, i, runs[i].test))
-            metrics[i] = {**rate_columns(best["learning_rate"], rates), **scores}
+            metrics[i] = {**rate_columns(best["learning_rate"], results), **scores}
         choices.append(choice_of(problem, group, best, results, judged=len(group) if searched else 0))
     return [metrics[i] for i in range(len(runs))], choices
 
@@ -183,8 +185,8 @@ def score_finetuned(
 ) -> tuple[list[Scores], list[dict[str, Any]]]:
     """Fine-tune a model for each run.
 
-    Of runs with the same validation clips, the first is trained at every rate of a search. It keeps the best of these
-    trainings, and the others are trained at its rate.
+    Of runs with the same validation clips, the first is trained at every rate of a search (with `search.halving`, only
+    the best of them to the end). It keeps the best of these trainings, and the others are trained at its rate.
 
     Args:
         encoder: gives a new model with the weights of the checkpoint.
@@ -192,31 +194,40 @@ def score_finetuned(
     Returns:
         As :func:`score_frozen`.
     """
-    name = encoder().name
+    name, recipe = encoder().name, options.finetune
     rates, searched = rates_of(options, "finetune", name)
 
-    def trained(one: Run, rate: float, before: Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any]:
-        """A training; one that was judged is scored on test clips only if no rate before it has a better value."""
-        label, recipe = f"{one.name}-{rate!r}", options.finetune
+    def folder(one: Run, rate: float) -> Path:
+        return kept.folder / f"{one.name}-{rate!r}"
+
+    def trained(
+        one: Run, rate: float, before: Sequence[Mapping[str, Any]] | None, epochs: int | None = None
+    ) -> Mapping[str, Any]:
+        """A training, whole or its first `epochs`.
+
+        One that was judged is scored on test clips only at its end, and if no rate before it has a better value.
+        """
+        directory = folder(one, rate)
+        label = directory.name if epochs is None else f"{directory.name}-epoch{epochs}"
         if (found := kept.read(label)) is not None:
             return found
         result = result_of(rate)
         model = with_heads(encoder(), problem, one, recipe)
-        how: dict[str, Any] = dict(directory=kept.folder / label, device=device, progress=progress)
+        how: dict[str, Any] = dict(directory=directory, device=device, progress=progress, epochs=epochs)
         try:
             train(model, problem, one, recipe, lr=rate, select=options.select, **how)
         except Diverged as error:
             if before is None:
                 raise
             result = result_of(rate, diverged=str(error).split(";")[0])
-            shutil.rmtree(kept.folder / label)
+            shutil.rmtree(directory)
         else:
             if before is not None:
                 assert problem.judge is not None
                 judged = [predict(model, problem, part, recipe, device=device) for part in one.valid]
                 result = result_of(rate, value=problem.judge(judged))
             best = result["value"] is not None and choose([*(before or ()), result], criterion="value") is result
-            if best or before is None:
+            if epochs is None and (best or before is None):
                 result["metrics"] = problem.score(predict(model, problem, one.test, recipe, device=device))
         kept.write(label, result)
         return result
@@ -224,15 +235,22 @@ def score_finetuned(
     metrics: dict[int, Scores] = {}
     choices = []
     for group in problem.judged_together():
+        first, left = problem.runs[group[0]], rates
         results: list[Mapping[str, Any]] = []
-        for rate in rates:
-            results.append(trained(problem.runs[group[0]], rate, results if searched else None))
-        best = choose(results, criterion="value", key="finetune") if searched else results[0]
+        lost: list[Mapping[str, Any]] = []
+        if searched and (rounds := options.search.rounds(recipe.epochs)):
+            left, lost = halve(rates, rounds, recipe.epochs, partial(trained, first, before=[]))
+            for one in lost:
+                shutil.rmtree(folder(first, one["learning_rate"]), ignore_errors=True)
+        for rate in left:
+            results.append(trained(first, rate, results if searched else None))
+        whole = [*results, *(one for one in lost if DROPPED not in one)]
+        best = choose(whole, criterion="value", key="finetune") if searched else results[0]
         rate = best["learning_rate"]
         for i in group:
             scores = best["metrics"] if i == group[0] else trained(problem.runs[i], rate, None)["metrics"]
-            metrics[i] = {**rate_columns(rate, rates), **scores}
-        choices.append(choice_of(problem, group, best, results, judged=1 if searched else 0))
+            metrics[i] = {**rate_columns(rate, [*results, *lost]), **scores}
+        choices.append(choice_of(problem, group, best, [*results, *lost], judged=1 if searched else 0))
     return [metrics[i] for i in range(len(problem.runs))], choices
 
 
@@ -265,9 +283,15 @@ def train(
     device: torch.device,
     lr: float | None = None,
     select: Literal["last", "best"] = "last",
+    epochs: int | None = None,
     progress: bool = False,
 ) -> FrameModel:
-    """Fine-tune `model` in place at the rate `lr`, or that of the recipe; `directory` keeps an interrupted training."""
+    """Fine-tune `model` in place at the rate `lr`, or that of the recipe, to the end or so many `epochs` of it.
+
+    `directory` keeps the state of a training that was interrupted or is to go on.
+    """
+    loader = loader_of(problem, one, recipe)
+    until = None if epochs is None else epochs * (loader.steps // recipe.epochs)
 
     def losses(trained: nn.Module) -> dict[str, float]:
         total = 0.0
@@ -278,7 +302,7 @@ def train(
 
     fit(
         model,
-        loader_of(problem, one, recipe),
+        loader,
         recipe,
         lr=recipe.rate(model.name) if lr is None else lr,
         seed=one.seed,
@@ -286,7 +310,7 @@ def train(
         directory=directory,
         validation=Validation(losses, every_epochs=1, select="best_loss") if select == "best" else None,
         identity={"task": problem.task, "run": one.name, "clips": [part.clips.tolist() for part in one.train]},
-        options=RunOptions(device=device, progress=progress),
+        options=RunOptions(device=device, progress=progress, until=until),
     )
     return model
 

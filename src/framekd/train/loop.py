@@ -46,6 +46,7 @@ class RunOptions:
         time_limit: seconds until the run saves its state and ends. Slurm's limit counts in any case.
         save_minutes: minutes between saved states.
         save_steps: steps between saved states, besides.
+        until: step after which the state is saved and :func:`fit` returns; called again, it goes on from there.
         tracking: where the history is shown.
         memory: bytes that the training can have; None is what is free on a GPU, and no limit on a CPU.
         clock: called with the name of each part of a step when it is done (for benchmarks).
@@ -56,6 +57,7 @@ class RunOptions:
     time_limit: float | None = None
     save_minutes: float = 10.0
     save_steps: int | None = None
+    until: int | None = None
     tracking: Tracking | None = None
     memory: int | None = None
     clock: Callable[[str], None] = field(default=lambda part: None)
@@ -99,7 +101,8 @@ def fit(
     """Train the parameters of `model` that require a gradient, in place.
 
     The state of the run and its history are in ``directory/.resume`` while it runs. A run that was stopped continues
-    from there and ends in the weights of an undisturbed run. At the end ``history.jsonl`` is in `directory`.
+    from there and ends in the weights of an undisturbed run. At the end ``history.jsonl`` is in `directory`. A run that
+    pauses (`options.until`) leaves in `model` the weights that it would keep if it ended there.
 
     Args:
         model: a :class:`framekd.models.FrameModel`.
@@ -190,12 +193,14 @@ def fit(
 
         leaving.push(leave)
         before = allocated(device)
-        batches = loader.batches(done.step, total, device=device, rows=world.rows)
+        last = total if options.until is None else min(total, options.until)
+        batches = loader.batches(done.step, last, device=device, rows=world.rows)
         memory = options.memory or available(device, beside=allocated(device) - before)
         step.parts = max(step.parts, done.parts)
         if memory is not None and forward is None:
             counted = parts_for(memory, model, loader, recipe, objective, processes=world.size) if world.main else 1
             step.parts = world.max(max(step.parts, counted))
+        ended = last == total  # unless it only pauses
         for batch in batches:
             loss, rate = step(done.step, batch)
             done.step += 1
@@ -234,11 +239,15 @@ def fit(
 
         log.check()
         meter.read(done)
+        if not ended:
+            save()
         step.average.swap()
         kept = best.restore(done)
         check()
         result = Fit(done.history, done.step, kept, meter.provenance(done))
         model.eval()
+        if not ended:
+            return result
         if world.main:
             log.publish(directory)
             if finish is not None:
