@@ -12,7 +12,7 @@ import argparse
 import heapq
 from dataclasses import dataclass, field
 
-from training import PEAK, clips_of, flops_per_clip
+from training import PEAK, clips_of, flops_per_clip, trainings_of
 
 from framekd.config import Config
 
@@ -62,7 +62,7 @@ def graph(config: Config, *, share: float, start_minutes: float) -> dict[str, Jo
     for task, folds in (("DESED", 0), ("DC16_T2", 0), ("MAESTRO", 5)):
         block = getattr(config.downstream, task)
         for model in config.models:
-            flops = 3 * (folds or len(block.seeds)) * clips_of(block.finetune) * plain[model]
+            flops = 3 * trainings_of(block, folds) * clips_of(block.finetune) * plain[model]
             for checkpoint in config.downstream.checkpoints:
                 needs = {"step2": [f"step2 {model}"], "full": [f"student {config.downstream.full_setting} {model} 1"]}
                 add(f"{task} {model} {checkpoint}", flops, [n for n in needs.get(checkpoint, []) if n in jobs])

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from framekd.augment import augment
-from framekd.config import MODELS, SIZES, Augment, Config, Recipe, TrainRecipe
+from framekd.config import MODELS, SIZES, Augment, Config, HeadRecipe, Recipe, Task
 from framekd.data import Arrays, Loader
 from framekd.data.clips import labelled
 from framekd.labels import ClassList
@@ -228,8 +228,8 @@ def work_of(name: str, config: Config) -> dict[str, float]:
         work["Step 2"] = clips_of(config.step2.recipe) * plain
     for task, folds in (("DESED", 0), ("DC16_T2", 0), ("MAESTRO", 5)):
         block = getattr(config.downstream, task)
-        runs = len(config.downstream.checkpoints) * (folds or len(block.seeds))
-        work["Table II"] += runs * clips_of(block.finetune) * plain  # frozen models run once over the clips: little
+        trainings = len(config.downstream.checkpoints) * trainings_of(block, folds)
+        work["Table II"] += trainings * clips_of(block.finetune) * plain  # frozen ones run once over the clips
     return work
 
 
@@ -263,9 +263,22 @@ def step_ratio(name: str, options) -> float:
     return their_step(peer, clips, recipe, options) / sum(our_step(name, clips, recipe, options).values())
 
 
-def clips_of(recipe: TrainRecipe) -> int:
+def clips_of(recipe: HeadRecipe) -> int:
     """Clips that one training sees."""
     return recipe.epochs * recipe.epoch_clips
+
+
+def trainings_of(block: Task, folds: int) -> float:
+    """Fine-tuning trainings of one model from one checkpoint: a search tries its rates with one seed, or each fold."""
+    runs, grid, epochs = folds or len(block.seeds), len(block.search.finetune), block.finetune.epochs
+    if not block.finetune.searches():
+        return runs
+    left, tried, done = grid, 0.0, 0
+    for epoch in block.search.rounds(epochs):
+        if left > 1:
+            tried, done, left = tried + left * (epoch - done) / epochs, epoch, -(-left // 2)
+    tried += left * (epochs - done) / epochs
+    return runs * tried if folds else tried + runs - 1
 
 
 def load_peer(path: str) -> None:
