@@ -269,6 +269,7 @@ def _downstream(config: Config) -> Iterator[Problem]:
     made = f"{config.data_dir.rstrip('/')}/miniature/" if config.miniature is not None else None
     for task, block in config.downstream.named.items():
         folder, named = block.data, f"{config.downstream.key(task)}.data"
+        public = config.downstream.public(task)
         scores = [graph.transfer(task, model, c) for model in config.models for c in config.downstream.checkpoints]
         if all(Path(path).is_file() for path in scores):
             continue
@@ -286,13 +287,18 @@ def _downstream(config: Config) -> Iterator[Problem]:
             if Path(state).is_file() and not made_here(folder):
                 yield Problem(named, f"{folder} is gone, but {state} says that it was made", f"remove {state}")
             elif not Path(state).is_file():
-                yield from _archives(task, config.downstream.fetch.of(task))
+                fetch = config.downstream.fetch.of(task)
+                yield from _archives(task, fetch)
+                if public and isinstance(fetch, DesedData) and "public" not in fetch.lists:
+                    what = "the public evaluation set has no official list by which its clips are fetched"
+                    remedy = "write lists: {public: {path: FILE}}, or public_evaluation: false"
+                    yield Problem("downstream.fetch.DESED.lists", what, remedy)
             continue
         without = "or ask for results/table1.csv, which does without"
         if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
             what = f"{folder} does not exist or is empty, and Table II needs it"
             yield Problem(named, what, f"put the data there (docs/downstream.md), {without}")
-        elif lost := missing(task, folder):
+        elif lost := missing(task, folder, public=public):
             what = f"{folder} has no {lost[0]}" + (f" and {len(lost) - 1} other lists" if lost[1:] else "")
             again = f"complete or remove the folder (docs/downstream.md), {without}"
             yield Problem(named, what, again)

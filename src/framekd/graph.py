@@ -213,7 +213,8 @@ class Graph:
 
     def task_lists(self, task: str) -> list[str]:
         """The lists of labels of a folder that the pipeline does not make."""
-        return [] if self.fetched(task) else lists(task, self.config.downstream.named[task].data)
+        downstream = self.config.downstream
+        return [] if self.fetched(task) else lists(task, downstream.named[task].data, public=downstream.public(task))
 
     def task_data(self, task: str) -> list[str]:
         """What a job waits for that reads the data of a task: they are counted then, or (further tasks) have lists."""

@@ -14,6 +14,7 @@ from pydantic import SerializeAsAny
 from framekd.config import (
     Config,
     DesedData,
+    DesedTask,
     Download,
     External,
     HearData,
@@ -97,6 +98,7 @@ class TaskDataJob(Job):
     task: str
     folder: str
     fetch: HearData | DesedData | None
+    public: bool = field(False, "whether DESED's public evaluation set is part of it", json_schema_extra={"late": True})
     counts: dict[str, int | None] = field({}, "published numbers that it is compared with", inert=True)
     min_share: float = field(0.9, "least share of DESED's real clips", inert=True)
     download: Download | None
@@ -213,7 +215,7 @@ class DownstreamJob(Job):
     task: str
     checkpoint: Literal["untrained", "step1", "step2", "full"]
     modes: list[Literal["frozen", "finetune", "constant"]]
-    options: dict[str, SerializeAsAny[Task | OwnTask]]
+    options: dict[str, SerializeAsAny[Task | OwnTask | DesedTask]]
 
 
 class TableJob(Job):

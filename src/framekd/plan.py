@@ -123,6 +123,7 @@ class Plan(Graph):
             task=task,
             folder=downstream.named[task].data,
             fetch=fetch,
+            public=downstream.public(task),
             counts=downstream.counts.get(task) or {},
             min_share=downstream.min_share,
             download=self.config.audioset.download if isinstance(fetch, DesedData) else None,

@@ -14,14 +14,19 @@ import misbehaving_server as host
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
+from downstream_sets import write_desed
 from task_archives import FileServer, content, midi, prepared, tar, wav, zipped
 
 from framekd import fetch as fetching
 from framekd import tasks
+from framekd.checkpoints import save_checkpoint
 from framekd.checks import problems
-from framekd.config import Download, Task, UserError, load, read_sources
+from framekd.config import Download, Task, UserError, identity, load, read_sources
+from framekd.jobs import DownstreamJob
 from framekd.layouts.desed import read_strong, read_weak
+from framekd.models import build_model
 from framekd.pipeline import downstream
 from framekd.pipeline.task_data import prepare
 from framekd.plan import Plan
@@ -343,8 +348,13 @@ def test_the_real_lists_of_desed_have_the_published_numbers():
     judging = read_strong(SHARED / "desed/validation/synthetic21_validation/soundscapes.tsv")
     found = {"weak": len(weak), "synthetic": len(synthetic), "validation": len(validation), "classes": len(classes)}
     found["judging"] = len(judging)
+    public = read_strong(SHARED / "desed/validation/ground_truth_public.tsv")
+    found["public"] = len(public)
+    assert len({clip_of(name, "x").clip_id for name in public}) == 692
     assert found == load({}).downstream.counts["DESED"]
-    assert {label for rows in (*synthetic.values(), *validation.values()) for _, _, label in rows} == classes
+    assert {
+        label for rows in (*synthetic.values(), *validation.values(), *public.values()) for _, _, label in rows
+    } == classes
     clips = {clip_of(name, "x").clip_id for name in (*weak, *validation)}
     assert len(clips) == len(weak) + len(validation)
 
@@ -376,6 +386,12 @@ def test_desed_is_made_of_its_archive_the_official_lists_a_folder_and_a_host(tmp
     (tmp_path / "video.wav").write_bytes(wav(40, seed=1))
     ids = [name[1:12] for name in names["vali"]]
     files = {"dcase_synth.zip": zipped(synthetic), "weak.tsv": weak.encode(), "validation.tsv": strong.encode()}
+    public = [f"Ypubl{i:07d}_30_32.wav" for i in range(2)]
+    (tmp_path / "public.tsv").write_text(strong.splitlines()[0] + "".join(
+        f"\n{name}\t0.0\t1.5\t{label}" for name, label in zip(public, ("Dog", "Speech"))
+    ) + "\n")  # fmt: skip
+    for name in public:
+        (folder / name).write_bytes(wav(2.0))
     with FileServer(files) as server, host.MediaServer(dict.fromkeys(ids[:3], tmp_path / "video.wav")) as videos:
         fetch = {
             "synthetic": {"url": server.url("dcase_synth.zip")},
@@ -389,9 +405,15 @@ def test_desed_is_made_of_its_archive_the_official_lists_a_folder_and_a_host(tmp
         assert "3 of 4 validation clips" in said and said.endswith("write downstream: {min_share: 0.75}")
         asked = dict(videos.requests)
         site.values["min_share"] = 0.75
+        site.values["DESED"]["public_evaluation"] = True
+        assert site.refused(download=download).startswith("the public evaluation set of DESED has no list; write")
+        assert "no official list" in keys(site)[0] and "lists: {public: {path: FILE}}" in keys(site)[0]
+        site.values["fetch"]["DESED"]["lists"]["public"] = {"path": str(tmp_path / "public.tsv")}
+        site.values["counts"]["DESED"]["public"] = 2
+        assert keys(site) == []
         state = site.run(download=download)
         assert videos.requests == asked and set(asked) == set(ids), "what came is kept, and what is gone not asked for"
-    assert state["with_audio"] == {"weak": 4, "synthetic": 2, "validation": 3, "judging": 2}
+    assert state["with_audio"] == {"weak": 4, "synthetic": 2, "validation": 3, "judging": 2, "public": 2}
     audio = site.folder / "audio"
     assert sorted(p.name for p in (audio / "validation/validation").iterdir()) == names["vali"][:3]
     assert {soundfile.info(str(p)).frames for p in audio.rglob("*weak*.wav")} == {2 * SAMPLE_RATE}
@@ -400,6 +422,44 @@ def test_desed_is_made_of_its_archive_the_official_lists_a_folder_and_a_host(tmp
     assert "\tgone\t" in manifest and manifest.count("\tok\t") == 3
     problem = tasks.load("DESED", Task(data=str(site.folder)))
     assert {kind: len(pool) for kind, pool in problem.pools.items()} == {"weak": 4, "synthetic": 2, "validation": 3}
+
+
+def test_the_public_evaluation_set_of_desed_is_scored_beside_the_validation_clips(tmp_path):
+    root = write_desed(tmp_path / "set", weak=4, synthetic=4, validation=4)
+    values = {"public_evaluation": True}
+    counts = {"weak": 4, "synthetic": 4, "validation": 4, "judging": None, "public": 4, "classes": 4}
+    site = Site(tmp_path, "DESED", {"DESED": values, "fetch": {"DESED": None}, "counts": {"DESED": counts}})
+    [said] = keys(site)
+    assert "has no metadata/eval/public.tsv; complete or remove the folder" in said
+    listed = root / "metadata/eval/public.tsv"
+    listed.parent.mkdir()
+    shutil.copyfile(root / "metadata/validation/validation.tsv", listed)
+    shutil.copytree(root / "audio/validation/validation", root / "audio/eval/public")
+    assert keys(site) == [] and str(listed) in Plan(site.config()).task_lists("DESED")
+    assert site.run()["numbers"]["public"] == 4
+    site.values["counts"]["DESED"]["public"] = 692
+    with pytest.raises(UserError, match=r"public 4 instead of 692; .*counts: {DESED: {public: 4}}"):
+        site.run()
+    site.values["counts"]["DESED"]["public"] = 4
+    (root / "audio/eval/public/validation_0.wav").unlink()
+    with pytest.raises(UserError, match=r"3 of 4 public clips, .*min_share: 0\.75"):
+        site.run()
+    shutil.copytree(root / "audio/validation/validation", root / "audio/eval/public", dirs_exist_ok=True)
+
+    short = {"epochs": 1, "epoch_clips": 4, "batch_size": 4, "learning_rate": 0.01, "warmup_steps": 0}
+    values |= {"seeds": [1], "select": "last", "frozen": short, "finetune": short}
+    plan = Plan(site.config())
+    job = plan.downstream_job(SimpleNamespace(task="DESED", checkpoint="full", model="BEATs"), plan.packs(["BEATs"])[0])
+    assert DownstreamJob.model_validate(job.model_dump(mode="json")) == job
+    model = build_model("tiny", n_classes=7).init_weights(torch.Generator().manual_seed(3))
+    save_checkpoint(tmp_path / "weights", model, classes=list("abcdefg"), provenance={})
+    out = tmp_path / "o.csv"
+    found = tasks.run("DESED", job.options["BEATs"], "tiny", tmp_path / "weights", checkpoint="full", out_csv=out)
+    for metric in ("value", "psds1_without_penalty", "clips"):
+        assert found[f"public_{metric}"].tolist() == found[metric].tolist(), "the clips are the same here"
+    values.pop("public_evaluation")
+    assert str(listed) not in Plan(site.config()).task_lists("DESED") and "public" not in site.run()["numbers"]
+    assert not any("public" in key for key in identity(site.job()))
 
 
 # Before a run --------------------------------------------------------------------------------------------------------
@@ -450,6 +510,7 @@ def test_a_made_folder_that_is_gone_is_found_before_a_run(whole, tmp_path):
         ({"fetch": {"MAESTRO": {"prepared": {"url": "https://x.org/"}}}}, ["no address that ends in a file name"]),
         ({"fetch": {"MAESTRO": {"take": "all"}}}, ["downstream.fetch.MAESTRO.take", "'all'"]),
         ({"fetch": {"DESED": {"lists": {"strong": {"url": "https://x.org/a.tsv"}}}}}, ["lists must have an entry"]),
+        ({"MAESTRO": {"public_evaluation": True}}, ["public_evaluation is not a key of downstream.MAESTRO"]),
         ({"counts": {"MAESTRO": {"fold9": 3}}}, ["MAESTRO has no number 'fold9'", "fold00"]),
         ({"counts": {"birds": {"train": 3}}}, ["'birds' is no task of the paper"]),
         ({"min_share": 2}, ["downstream.min_share"]),

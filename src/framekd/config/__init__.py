@@ -7,7 +7,7 @@ other configuration file states only its differences.
 
 from framekd.config.base import Block, UserError, difference, field, identity, merge
 from framekd.config.data import GROUPS, LABEL_FILES, AudioSet, Download, Miniature
-from framekd.config.downstream import PAPER_TASKS, Downstream, OwnTask, Task, TaskSearch
+from framekd.config.downstream import PAPER_TASKS, DesedTask, Downstream, OwnTask, Task, TaskSearch
 from framekd.config.load import Config, load, load_files
 from framekd.config.recipe import (
     SEARCH,
@@ -57,6 +57,7 @@ __all__ = [
     "ClipSoftLabels",
     "Config",
     "DesedData",
+    "DesedTask",
     "Download",
     "Downstream",
     "Evaluation",

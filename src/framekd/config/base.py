@@ -45,12 +45,12 @@ MOST_SENTENCES = 8  # of a message about a configuration with many mistakes
 def identity(value: Any) -> Any:
     """`value` as plain data without the inert keys of its blocks: what a result depends on.
 
-    A key marked "late" was added when results existed: it is left out while it is None, which is how they were made.
+    A key marked "late" was added when results existed: it is left out while it is None or false, as they were made.
     """
     if isinstance(value, BaseModel):
         fields = type(value).model_fields.items()
         marks: dict[str, Any] = {name: info.json_schema_extra or {} for name, info in fields}
-        absent = {name for name, mark in marks.items() if mark.get("late") and getattr(value, name) is None}
+        absent = {name for name, mark in marks.items() if mark.get("late") and getattr(value, name) in (None, False)}
         inert = {name for name, mark in marks.items() if mark.get("inert")}
         left = [(name, info) for name, info in fields if name not in inert | absent]
         return {info.alias or name: identity(getattr(value, name)) for name, info in left}

@@ -109,6 +109,16 @@ class Task(Block):
         return self
 
 
+class DesedTask(Task):
+    """DESED, which has a second set of real test clips."""
+
+    public_evaluation: bool = field(
+        False,
+        "score the public evaluation set too, in columns of their own; the paper's numbers are of the validation clips",
+        json_schema_extra={"late": True},
+    )
+
+
 class OwnTask(Task):
     """A further task: a folder with train.tsv, test.tsv and recordings, scored as one of the paper's tasks."""
 
@@ -124,12 +134,14 @@ class OwnTask(Task):
     )
 
 
-def _task(data: str, frozen: dict, finetune: dict, *, grids: dict[str, Any], **values: Any) -> Any:
+def _task(
+    data: str, frozen: dict, finetune: dict, *, grids: dict[str, Any], kind: type[Task] = Task, **values: Any
+) -> Any:
     recipes: dict[str, Any] = {
         "frozen": HeadRecipe(**frozen, learning_rate=SEARCH),
         "finetune": TrainRecipe(**finetune, learning_rate=SEARCH),
     }
-    return lambda: Task(data=data, search=TaskSearch(**grids), **recipes, **values)
+    return lambda: kind(data=data, search=TaskSearch(**grids), **recipes, **values)
 
 
 _OWN: dict[str, Any] = dict(epochs=50, epoch_clips=2_000, batch_size=32, warmup_steps=100, precision="bf16")
@@ -147,13 +159,14 @@ class Downstream(Block):
     )
     modes: list[Literal["frozen", "finetune"]] = field(["frozen", "finetune"], "ways to train")
     full_setting: str = field("proposed", "setting of Table I whose first seed is the `full` checkpoint")
-    DESED: Task | None = Field(
+    DESED: DesedTask | None = Field(
         default_factory=_task(
             "data/desed",
             _DESED,
             _DESED | dict(layer_decay=0.5),
             grids=dict(frozen=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], finetune=[3e-5, 1e-4, 3e-4, 1e-3]),
             select="best",
+            kind=DesedTask,
             head="attention",
             median_seconds=0.28,
             min_seconds=0.0,
@@ -223,6 +236,10 @@ class Downstream(Block):
         """The tasks by name: the paper's unless they are dropped, then further ones."""
         paper = {"DESED": self.DESED, "DC16-T2": self.DC16_T2, "MAESTRO": self.MAESTRO}
         return {**{name: task for name, task in paper.items() if task is not None}, **self.tasks}
+
+    def public(self, task: str) -> bool:
+        """Whether the public evaluation set of a task is scored too."""
+        return isinstance(block := self.named.get(task), DesedTask) and block.public_evaluation
 
     def key(self, task: str) -> str:
         """Path of a task's block in the configuration."""

@@ -50,14 +50,16 @@ class DesedData(Block):
     """Data of DESED: synthetic clips from their archive, real clips from folders or YouTube."""
 
     synthetic: Archive = field(..., "archive of the synthetic clips and their labels")
-    lists: dict[str, Archive] = field({}, "official lists of the real clips: weak and validation")
+    lists: dict[str, Archive] = field(
+        {}, "official lists of real clips: weak and validation, and public if it is scored"
+    )
     folders: list[str] = field([], "folders with real clips, which are looked through before any download")
     download: bool = field(True, "fetch real clips that no folder has, as `audioset.download` says")
 
     @model_validator(mode="after")
     def _both(self) -> DesedData:
-        if set(self.lists) != {"weak", "validation"}:
-            raise ValueError("lists must have an entry for weak and one for validation")
+        if set(self.lists) - {"public"} != {"weak", "validation"}:
+            raise ValueError("lists must have an entry for weak and one for validation, and may have one for public")
         return self
 
 
@@ -118,7 +120,10 @@ class Fetch(Block):
 def published_counts() -> dict[str, dict[str, int | None] | None]:
     """Published numbers of each task: clips by split, classes, and seconds of every clip."""
     return {
-        "DESED": {"weak": 1578, "synthetic": 10_000, "validation": 1168, "judging": 2500, "classes": 10},
+        "DESED": {
+            **{"weak": 1578, "synthetic": 10_000, "validation": 1168, "judging": 2500, "public": 692},
+            "classes": 10,
+        },
         "DC16-T2": {"train": 44, "valid": 14, "test": 14, "classes": 11, "seconds": 120},
         "MAESTRO": {**{f"fold{i:02d}": 37 for i in range(5)}, "classes": 88, "seconds": 120},
     }

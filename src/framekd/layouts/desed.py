@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from framekd.errors import UserError
-from framekd.layouts.folders import DESED_LISTS, Events, inside
+from framekd.layouts.folders import DESED_LISTS, PUBLIC, PUBLIC_LIST, Events, inside
 
 JUDGING = "judging"
 """The official synthetic clips for validation, which a folder may lack."""
-METADATA = {**DESED_LISTS, JUDGING: ("metadata/validation/synthetic21_validation/soundscapes.tsv",)}
+METADATA = {
+    **DESED_LISTS,
+    JUDGING: ("metadata/validation/synthetic21_validation/soundscapes.tsv",),
+    PUBLIC: (PUBLIC_LIST,),
+}
 # Copies at 16 kHz come first.
 AUDIO = {
     "weak": ("audio/train/weak_16k", "audio/train/weak", "audio/weak", "weak"),
@@ -32,6 +36,7 @@ AUDIO = {
         "audio/validation/synthetic21_validation/soundscapes_16k",
         "audio/validation/synthetic21_validation/soundscapes",
     ),
+    PUBLIC: ("audio/eval/public_16k", "audio/eval/public"),
 }
 
 

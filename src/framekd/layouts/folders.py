@@ -22,6 +22,9 @@ DESED_LISTS = {
     ),
     "validation": ("metadata/validation/validation.tsv", "validation.tsv"),
 }
+PUBLIC = "public"
+"""DESED's public evaluation set, which a folder needs only if it is scored."""
+PUBLIC_LIST = "metadata/eval/public.tsv"
 
 
 def find(root: Path, *places: str) -> Path:
@@ -54,11 +57,15 @@ def by_hand(folder: str | Path) -> bool:
     return filled and not made_here(path)
 
 
-def lists(task: str, folder: str | Path) -> list[str]:
-    """The lists of labels that the folder of a task must have; of several possible names, the one that is there."""
+def lists(task: str, folder: str | Path, *, public: bool = False) -> list[str]:
+    """The lists of labels that the folder of a task must have; of several possible names, the one that is there.
+
+    `public` adds the list of DESED's public evaluation set.
+    """
     root = Path(folder)
     if task == "DESED":
         places = [next((p for p in names if (root / p).is_file()), names[0]) for names in DESED_LISTS.values()]
+        places += [PUBLIC_LIST] if public else []
     elif task == "DC16-T2":
         places = [VOCABULARY, *(f"{split}.json" for split in ("train", "valid", "test"))]
     elif task == "MAESTRO":
@@ -74,9 +81,10 @@ def folds(root: Path, *, least: int = 0) -> list[str]:
     return sorted(there | {f"fold{i:02d}" for i in range(least)})
 
 
-def missing(task: str, folder: str | Path) -> list[str]:
+def missing(task: str, folder: str | Path, *, public: bool = False) -> list[str]:
     """Those of :func:`lists` that are absent, named within the folder."""
-    return [str(Path(path).relative_to(folder)) for path in lists(task, folder) if not Path(path).is_file()]
+    wanted = map(Path, lists(task, folder, public=public))
+    return [str(path.relative_to(folder)) for path in wanted if not path.is_file()]
 
 
 def splits(task: str, root: Path) -> Sequence[str]:

@@ -30,6 +30,7 @@ def prepare(job: TaskDataJob, *, out: Mapping[str, str]) -> None:
             job.folder,
             downloads=job.downloads,
             work=job.work,
+            public=job.public,
             wanted=job.counts,
             min_share=job.min_share,
             download=job.download or Download(),
@@ -40,7 +41,7 @@ def prepare(job: TaskDataJob, *, out: Mapping[str, str]) -> None:
             raise UserError(
                 f"{job.folder}: no such folder with the data of {job.task}; docs/downstream.md has its layout"
             )
-        found = sets.count(job.task, job.folder, seconds=job.counts.get("seconds"))
+        found = sets.count(job.task, job.folder, seconds=job.counts.get("seconds"), public=job.public)
         sets.compare(job.task, job.folder, found, job.counts, job.min_share)
     for sentence in found.notices:
         print(sentence)

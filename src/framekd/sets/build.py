@@ -24,6 +24,7 @@ def make(
     wanted: Mapping[str, int | None],
     min_share: float,
     download: Download,
+    public: bool = False,
     url: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Counted, list[dict[str, str]]]:
@@ -36,7 +37,7 @@ def make(
         downloads: folder that keeps fetched files.
         work: folder that keeps real clips of DESED.
         wanted, min_share: see :func:`framekd.sets.count.compare`.
-        download, url, progress: of DESED's real clips, see :func:`framekd.sets.desed.build`.
+        public, download, url, progress: of DESED's real clips, see :func:`framekd.sets.desed.build`.
     Returns:
         What it has, and what it was made from.
     Raises:
@@ -53,10 +54,9 @@ def make(
         if isinstance(data, HearData):
             sources = hear.build(task, data, aside, downloads)
         else:
-            sources = desed.build(
-                data, aside, downloads, work=Path(work), download=download, url=url, progress=progress
-            )
-        found = count(task, aside, seconds=wanted.get("seconds"))
+            more: dict[str, Any] = dict(public=public, download=download, url=url, progress=progress)
+            sources = desed.build(data, aside, downloads, work=Path(work), **more)
+        found = count(task, aside, seconds=wanted.get("seconds"), public=public)
         try:
             compare(task, aside, found, wanted, min_share)
         except UserError as error:

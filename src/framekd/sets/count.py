@@ -13,7 +13,7 @@ from framekd.config import UserError
 from framekd.files import sha256_of, write_text
 from framekd.layouts import Events, find, lists
 from framekd.layouts.desed import AUDIO, JUDGING, METADATA, read_strong, read_weak
-from framekd.layouts.folders import VOCABULARY, splits
+from framekd.layouts.folders import PUBLIC, VOCABULARY, splits
 from framekd.layouts.hear import locate, read_split, read_vocabulary, unlisted
 from framekd.units import SAMPLE_RATE
 
@@ -51,18 +51,19 @@ class Counted:
         return [name for name in classes if not events[name]]
 
 
-def count(task: str, folder: str | Path, *, seconds: int | None = None) -> Counted:
+def count(task: str, folder: str | Path, *, seconds: int | None = None, public: bool = False) -> Counted:
     """Count the clips and events of a task.
 
     Args:
         task: "DESED", "DC16-T2" or "MAESTRO".
         seconds: how long every clip has to be.
+        public: count DESED's public evaluation set too.
     Raises:
         UserError: a list is absent or cannot be read, or recordings that HEAR's lists name are absent.
     """
     root = Path(folder)
-    out = _desed(root) if task == "DESED" else _hear(task, root, seconds)
-    out.lists = {str(Path(path).relative_to(root)): sha256_of(path) for path in lists(task, root)}
+    out = _desed(root, public=public) if task == "DESED" else _hear(task, root, seconds)
+    out.lists = {str(Path(path).relative_to(root)): sha256_of(path) for path in lists(task, root, public=public)}
     return out
 
 
@@ -116,13 +117,12 @@ def _absent_classes(out: Counted, task: str, lacking: Mapping[str, list[str]], t
             (out.notices if task == "MAESTRO" and not never else out.faults).append(sentence)
 
 
-def _desed(root: Path) -> Counted:
+def _desed(root: Path, *, public: bool) -> Counted:
     out = Counted()
     labels = {"weak": read_weak(find(root, *METADATA["weak"]))}
     judging = [JUDGING] if (root / METADATA[JUDGING][0]).is_file() else []
-    labels |= {
-        kind: _labels(read_strong(find(root, *METADATA[kind]))) for kind in ("synthetic", "validation", *judging)
-    }
+    kinds = ["synthetic", "validation", *judging, *([PUBLIC] if public else [])]
+    labels |= {kind: _labels(read_strong(find(root, *METADATA[kind]))) for kind in kinds}
     classes = sorted({name for found in labels["weak"].values() for name in found})
     out.numbers["classes"] = len(classes)
     for kind, found in labels.items():
@@ -155,7 +155,7 @@ def compare(task: str, folder: str | Path, found: Counted, wanted: Mapping[str, 
     for name, n in numbers.items():
         if (
             name != "seconds"
-            and (name != JUDGING or name in found.numbers)
+            and (name not in (JUDGING, PUBLIC) or name in found.numbers)
             and (there := found.numbers.get(name, 0)) != n
         ):
             said.append(f"{name} {there} instead of {n}")

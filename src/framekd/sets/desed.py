@@ -13,12 +13,17 @@ from framekd.acquire import acquire_shard
 from framekd.config import DesedData, Download, UserError
 from framekd.files import replacing
 from framekd.layouts.desed import AUDIO, METADATA, read_strong, read_weak
+from framekd.layouts.folders import PUBLIC
 from framekd.manifest import Clip, State, read_manifest, write_clips
 from framekd.sets.archives import obtain
 from framekd.store import Shard
 from framekd.units import SAMPLE_RATE
 from framekd.unpack import unpack
 
+NO_PUBLIC_LIST = (
+    "the public evaluation set of DESED has no list; write "
+    "downstream: {fetch: {DESED: {lists: {public: {path: FILE}}}}}"
+)
 _NAME = re.compile(r"Y?(?P<ytid>[\w-]{11})_(?P<start>\d+(?:\.\d+)?)_(?P<end>\d+(?:\.\d+)?)\.wav")
 _SYNTHETIC = re.compile(
     r"(?:^|/)(audio/(train|validation)/synthetic21_\2/soundscapes/[^/]+\.wav"
@@ -33,6 +38,7 @@ def build(
     *,
     work: Path,
     download: Download,
+    public: bool = False,
     url: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, str]]:
@@ -44,13 +50,17 @@ def build(
         downloads: folder that keeps fetched files.
         work: folder that keeps the real clips and what became of each (weak.manifest.tsv, validation.manifest.tsv).
         download: settings of the download of real clips.
+        public: whether the public evaluation set is part of it.
         url: address template in place of `download.url`.
         progress: called with (settled real clips, all real clips).
     Raises:
         UserError: a file cannot be had or is not what it should be, or the host of the real clips limits the rate.
     """
     sources = []
-    for kind, archive in data.lists.items():
+    if public and PUBLIC not in data.lists:
+        raise UserError(NO_PUBLIC_LIST)
+    wanted = {kind: archive for kind, archive in data.lists.items() if public or kind != PUBLIC}
+    for kind, archive in wanted.items():
         path, about = obtain(archive, downloads)
         target = folder / METADATA[kind][0]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +70,8 @@ def build(
     if METADATA["synthetic"][0] not in _unpack_synthetic(path, folder):
         raise UserError(f"{path} has no synthetic21_train/soundscapes.tsv; check its address")
     settings = download.model_copy(update={"enabled": download.enabled and data.download})
-    for kind, read in (("weak", read_weak), ("validation", read_strong)):
-        names = list(read(folder / METADATA[kind][0]))
+    for kind in sorted(wanted, reverse=True):
+        names = list((read_weak if kind == "weak" else read_strong)(folder / METADATA[kind][0]))
         _real_clips(kind, names, folder / AUDIO[kind][1], work, data.folders, settings, url, progress)
     return [*sources, about]
 

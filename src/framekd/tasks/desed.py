@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from framekd.config import Task, UserError
+from framekd.config import DesedTask, Task, UserError
 from framekd.data import ClipSet, labelled
 from framekd.labels import ClassList
 from framekd.layouts import find
 from framekd.layouts.desed import AUDIO, METADATA, read_strong, read_weak
+from framekd.layouts.folders import PUBLIC
 from framekd.metrics import median_filter, psds1
 from framekd.tasks.problem import Audio, Judge, Part, Problem, Run, Score, hold_out
 
@@ -30,10 +31,10 @@ def _audio(root: Path, kind: str, wanted: Sequence[str]) -> Audio:
     return Audio(files, root / f"cache-16k-{kind}.h5")
 
 
-def _pools(root: Path, *, judging: bool) -> tuple[ClassList, dict[str, ClipSet]]:
+def _pools(root: Path, *, judging: bool, public: bool) -> tuple[ClassList, dict[str, ClipSet]]:
     weak = read_weak(find(root, *METADATA["weak"]))
     judging = judging and any((root / place).is_file() for place in METADATA["judging"])
-    kinds = ["synthetic", "validation", *(["judging"] if judging else [])]
+    kinds = ["synthetic", "validation", *(["judging"] if judging else []), *([PUBLIC] if public else [])]
     strong = {kind: read_strong(find(root, *METADATA[kind])) for kind in kinds}
     classes = ClassList.of(sorted({c for labels in weak.values() for c in labels}))
     for kind, events in strong.items():
@@ -86,9 +87,11 @@ def load(root: Path, options: Task) -> Problem:
     """Read DESED: a batch is half synthetic (strong) and half weak clips; tested on validation; one run per seed.
 
     Where learning rates or weights are judged, a share of the weak clips is held out for it, and of the synthetic clips
-    too unless the folder has the official ones for validation.
+    too unless the folder has the official ones for validation. With `public_evaluation`, each run is also scored on
+    the public evaluation set.
     """
-    classes, pools = _pools(root, judging=options.validates)
+    public = isinstance(options, DesedTask) and options.public_evaluation
+    classes, pools = _pools(root, judging=options.validates, public=public)
     whole = {name: Part(name, np.arange(len(pool))) for name, pool in pools.items()}
     train, test = (whole["synthetic"], whole["weak"]), whole["validation"]
     valid: tuple[Part, ...] = ()
@@ -101,7 +104,8 @@ def load(root: Path, options: Task) -> Problem:
         strong = pools[held.pool].select(held.clips)
         judge = judge_of(strong, pools["weak"].select(held_weak.clips), options)
     runs = tuple(Run(str(seed), seed, train, test, valid) for seed in options.seeds)
-    return Problem("DESED", classes, pools, runs, "both", scorer(pools["validation"], options), judge)
+    further = {PUBLIC: (whole[PUBLIC], scorer(pools[PUBLIC], options))} if public else {}
+    return Problem("DESED", classes, pools, runs, "both", scorer(pools["validation"], options), judge, further)
 
 
 def _split(part: Part, options: Task) -> tuple[Part, Part]:

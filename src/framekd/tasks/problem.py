@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -57,6 +57,7 @@ class Problem:
     Attributes:
         objective: "strong" (frame labels), or "both" (frame labels of the first part, clip labels of the second).
         judge: value of predictions of a run's validation clips; None without any.
+        further: other test clips of every run by name, and their score.
     """
 
     task: str
@@ -66,6 +67,14 @@ class Problem:
     objective: Literal["strong", "both"]
     score: Score
     judge: Judge | None = None
+    further: Mapping[str, tuple[Part, Score]] = field(default_factory=dict)
+
+    def scores(self, run: Run, predicted: Callable[[Part], Mapping[str, np.ndarray]]) -> dict[str, float]:
+        """The metrics of a run's test clips, and of further ones with their name before each metric."""
+        out = self.score(predicted(run.test))
+        for name, (part, score) in self.further.items():
+            out |= {f"{name}_{metric}": value for metric, value in score(predicted(part)).items()}
+        return out
 
     def judged_together(self) -> list[list[int]]:
         """Positions of the runs with the same validation clips: seeds are judged together, folds each by itself."""

@@ -168,7 +168,7 @@ def score_frozen(
         best = choose(results, criterion="value", key="frozen") if searched else results[0]
         heads = trained[rates.index(best["learning_rate"])]
         for i in group:
-            scores = problem.score(predicted(heads, i, runs[i].test))
+            scores = problem.scores(runs[i], partial(predicted, heads, i))
             metrics[i] = {**rate_columns(best["learning_rate"], results), **scores}
         choices.append(choice_of(problem, group, best, results, judged=len(group) if searched else 0))
     return [metrics[i] for i in range(len(runs))], choices
@@ -228,7 +228,8 @@ def score_finetuned(
                 result = result_of(rate, value=problem.judge(judged))
             best = result["value"] is not None and choose([*(before or ()), result], criterion="value") is result
             if epochs is None and (best or before is None):
-                result["metrics"] = problem.score(predict(model, problem, one.test, recipe, device=device))
+                test = partial(predict, model, problem, recipe=recipe, device=device)
+                result["metrics"] = problem.scores(one, test)
         kept.write(label, result)
         return result
 
