@@ -45,6 +45,21 @@ def test_killed_ten_times_and_continued_equals_undisturbed(kind, tmp_path):
     assert not (killed / ".resume").exists()
 
 
+def test_a_run_that_pauses_twice_ends_as_one_that_did_not_and_takes_no_step_twice(tmp_path):
+    alone, paused = tmp_path / "alone", tmp_path / "paused"
+    run("averaged", alone)
+    steps = []
+    for until in (7, 7, 13, STEPS + 5):
+        assert not (paused / "model.safetensors").exists()
+        result, taken = run("averaged", paused, until=until)
+        steps.append(taken)
+        assert result.steps == min(until, STEPS)
+    assert steps == [7, 0, 6, STEPS - 13]
+    expected, got = load_file(alone / "model.safetensors"), load_file(paused / "model.safetensors")
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert losses(alone) == losses(paused) and not (paused / ".resume").exists()
+
+
 def wait_for_state(process, directory, line=3):
     history = directory / ".resume" / "history.jsonl"
     until = time.monotonic() + 30
