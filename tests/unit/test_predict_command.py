@@ -241,6 +241,21 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_written_file(run):
         assert sorted(p.name for p in Path().iterdir()) == ["a.wav", "a.wav.events.json"]
 
 
+def test_no_room_for_standard_input_is_one_sentence(run, monkeypatch, tmp_path):
+    class Stdin:
+        buffer = io.BytesIO(bytes(100_000))
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        code, said = run("predict", "-", "--out", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1 and "no room for a copy of standard input" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_terminal_sees_a_bar_with_the_time_left(model, tmp_path):
     bursts(tmp_path / "a.wav", [(1, 2)], 30)
     outer, inner = pty.openpty()
