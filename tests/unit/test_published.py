@@ -47,12 +47,7 @@ def release(site, name: str, **changes: torch.Tensor) -> releases.Release:
     return found
 
 
-SOME = (*MODELS, "ATST-F:weak", "M2D:ssl")
-LONG = pytest.mark.skipif("FRAMEKD_LONG" not in os.environ, reason="the rest of fifteen files at the paper's sizes")
-REST = [pytest.param(one.name, marks=LONG) for one in releases.RELEASES if one.name not in SOME]
-
-
-@pytest.mark.parametrize("name", [*SOME, *REST])
+@pytest.mark.parametrize("name", [release.name for release in releases.RELEASES])
 def test_a_published_model_is_opened_by_its_name_and_kept(site, name, capsys):
     bias = torch.arange(447.0) if ":" not in name else torch.zeros(0)
     published = release(site, name, **({"strong_head.bias": bias} if ":" not in name else {}))
