@@ -14,6 +14,7 @@ import gc
 import io
 import json
 import multiprocessing
+import os
 import resource
 import subprocess
 import tempfile
@@ -173,6 +174,24 @@ class Buffers:
         self.used = []
 
 
+def copying(audio: Path, soft: Path, loader: Loader, buffers: Buffers) -> Callable[[], None]:
+    """Reads what the batches of `loader` read from two files, at places of the same number and size, by plain calls."""
+    draws = [loader.draw(step) for step in range(loader.steps)]
+    handles = [os.open(path, os.O_RDONLY) for path in (audio, soft)]
+    sizes = [2 * CLIP_SAMPLES, 2 * len(loader.cutter.clips.classes) * CLIP_FRAMES]
+
+    def work() -> None:
+        for draw in draws:
+            for clips in (draw.clips, *(() if draw.mix is None else (draw.mix.partners,))):
+                for handle, size in zip(handles, sizes):
+                    out = buffers((len(clips), size), dtype=torch.uint8).numpy()
+                    for row, clip in zip(out, clips.tolist()):
+                        os.preadv(handle, [row], 2048 + clip * size)
+            buffers.release()
+
+    return work
+
+
 def student(folder: Path, clips, n: int, batch_size: int = 256) -> list[tuple]:
     """The host's part of a student's batches, beside whole batches made on a CPU."""
     path = folder / "ensemble.h5"
@@ -195,23 +214,28 @@ def student(folder: Path, clips, n: int, batch_size: int = 256) -> list[tuple]:
         for step in range(loader.steps):
             loader.batch(step)
 
-    def both() -> None:
+    def both(work: Callable[[int], None]) -> float:
+        start = time.perf_counter()
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(gather, (0, 1)))
+            list(pool.map(work, (0, 1)))
+        return time.perf_counter() - start
 
     gather()
     gather(1)
-    host, made = [], []
+    bare = [copying(clips.audio.shards[0].path, path, loader, buffers) for _, buffers in loaders]
+    host, plain, made = [], [], []
     for _ in range(3):  # in turn, so that other work on the machine slows both
         host.append(cpu(gather, repeats=1))
+        plain.append(cpu(bare[0], repeats=1))
         made.append(cpu(whole, repeats=1))
-    count, start = recipe.epoch_clips, time.perf_counter()
-    both()
-    wall = time.perf_counter() - start
+    two = [(both(gather), both(lambda which: bare[which]())) for _ in range(3)]
+    count = recipe.epoch_clips
     ratio = float(np.median([b / a for a, b in zip(host, made)]))
     return [
         ("student batch of 256, the host's part (audio, events, soft labels), clips/s a core", count / min(host), 8000),
-        ("the same, two threads, clips/s of the clock", 2 * count / wall, 16000),
+        ("as many bytes of the same files, read into the same buffers and nothing else", count / min(plain), None),
+        ("the host's part, two threads, clips/s of the clock", 2 * count / min(wall for wall, _ in two), 16000),
+        ("as many bytes, two threads", 2 * count / min(wall for _, wall in two), None),
         ("the same batch made whole on the CPU, clips/s a core", count / min(made), None),
         ("host part, times the whole batch's rate", ratio, 5),
     ]  # fmt: skip

@@ -130,7 +130,14 @@ class Disturbed:
         self.kept = self.finished() | self.kept
 
     def disturb(self, process: subprocess.Popen, kind: str) -> dict[str, Any] | None:
-        """Do one of `KINDS` at a random moment; returns what was running then, or None if nothing could be done."""
+        """Do one of `KINDS` at a random moment; returns what was running then, or None if nothing could be done.
+
+        Two moments of three are counted from the end of a job: a run that is killed while it starts gets nowhere.
+        """
+        began, ended = time.monotonic(), self.ended()
+        if self.chance.random() < 2 / 3:
+            while process.poll() is None and self.ended() <= ended and time.monotonic() < began + HUNG:
+                time.sleep(0.1)
         before = self.files() if kind == "write" else set()
         began, wait = time.monotonic(), self.chance.uniform(0, self.within)
         while process.poll() is None and time.monotonic() < began + wait:
@@ -163,6 +170,10 @@ class Disturbed:
         if kind == "clock":
             self.set_back()
         return {"seconds": round(time.monotonic() - began, 1), "stages": stages}
+
+    def ended(self) -> int:
+        """How many jobs have ended and left their record."""
+        return sum(1 for _ in (self.results / "logs").rglob("*.json"))
 
     def files(self) -> set[str]:
         return {str(path) for path in self.results.rglob("*")}

@@ -4,10 +4,10 @@
     python tools/torture.py --moments 20 --students           trainings, scores and Table I alone
     python tools/torture.py --moments 25 --through slurm      on the test cluster of tests/cluster
 
-Runs are in a temporary folder: of root, a tmpfs, which can be filled. A moment is 0 to `--within` seconds after a start
-or the last moment. When a run is whole it is compared, and the next one begins. Every moment is a line of the
-log, and a later call goes on with its count; moments of a run that was not compared do not count. The exit code is 1 if
-anything was wrong, lost or hung.
+Runs are in a temporary folder: of root, a tmpfs, which can be filled. A moment is 0 to `--within` seconds after a
+start, the last moment or the end of a job. When a run is whole it is compared, and the next one begins. Every moment is
+a line of the log, and a later call goes on with its count; moments of a run that was not compared do not count. The
+exit code is 1 if anything was wrong, lost or hung.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def main() -> int:
     """Run the matrix."""
     out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("--moments", type=int, default=100, help="how often runs are disturbed, with those of the log")
-    out.add_argument("--within", type=float, help="seconds (default: a twelfth of an undisturbed run)")
+    out.add_argument("--within", type=float, help="seconds (default: a thirtieth of an undisturbed run)")
     out.add_argument("--minutes", type=float, default=600.0, help="after which no run is disturbed any more")
     out.add_argument("--seed", type=int, default=1)
     out.add_argument("--students", action="store_true", help="the smaller graph")
@@ -160,7 +160,7 @@ def main() -> int:
         while (left := given.moments - len(log.moments)) > 0 and time.monotonic() < until:
             began, chance = time.monotonic(), random.Random(f"{given.seed} {len(log.runs)}")
             disturbed = Disturbed(work, partial(copy, source), arguments, f"results/{name}", chance=chance, kinds=kinds,
-                              within=given.within or log.seconds / 12, cluster=up, says=log.add)  # fmt: skip
+                              within=given.within or log.seconds / 30, cluster=up, says=log.add)  # fmt: skip
             record = disturbed.run(left, log.expected or {}, until)
             log.add({**record, "minutes": round((time.monotonic() - began) / 60, 1)})
             if record["failed"] or record["hung"]:

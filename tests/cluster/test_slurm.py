@@ -236,6 +236,40 @@ def test_a_job_that_is_ended_comes_back_and_goes_on(here, folder, whole, how):
 
 
 @long
+@pytest.mark.parametrize("when", ["while a job runs", "while it is submitted"])
+def test_a_controller_that_is_away_costs_nothing(here, folder, whole, when):
+    if when == "while it is submitted":
+        here.stop_controller()
+    run = Run(here, folder, "--", student(1))
+    try:
+        if when == "while a job runs":
+            training(here, folder)
+            here.stop_controller()
+        else:
+            wait_for("the submission", lambda: "rule student" in run.log.read_text(), 120)
+        time.sleep(15)
+    finally:
+        here.start_controller()
+    text = run.wait(600)
+    assert run.process.returncode == 0 and submitted(text) == 1, text[-3000:]
+    assert digest(folder, 1) == whole[1]
+
+
+@long
+def test_ctrl_c_ends_the_jobs_and_the_next_start_goes_on(here, folder, whole):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
+    run = Run(here, folder, "--", student(1))
+    training(here, folder)
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.process.wait(120) != 0
+    wait_for("the end of the job", lambda: not here.queue(), 60)
+    assert (folder / student(1)).with_name(".resume").is_dir() and not (folder / student(1)).exists()
+    again = Run(here, folder, "--", student(1))
+    text = again.wait(600)
+    assert again.process.returncode == 0 and digest(folder, 1) == whole[1], text[-3000:]
+
+
+@long
 def test_a_training_longer_than_its_wall_time_goes_on_within_one_start_and_one_attempt(here, folder, tmp_path):
     text = DIFFERENCE.replace("runtime: 10", "runtime: 1").replace("epochs: 40", "epochs: 150")
     (folder / "cluster.yaml").write_text(text)
