@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from jaxtyping import Float
 from framekd.audio import DecodeError, decode_stream
 from framekd.files import replacing
 from framekd.models import FrameModel
-from framekd.units import CLIP_FRAMES, FRAME_RATE, FRAME_SECONDS
+from framekd.units import FRAME_RATE, FRAME_SECONDS
 from framekd.windows import embedding_stream
+
+BLOCK = 1000  # frames that are copied at once
 
 
 def embed(
@@ -64,13 +67,21 @@ def write_npy(path: Path, parts: Iterable[np.ndarray], width: int) -> int:
 
 
 def write_group(group: h5py.Group, parts: Iterable[np.ndarray], width: int) -> int:
-    """Write embeddings into datasets `embeddings` (float32 [frames, width]) and `times` of a group; returns frames."""
-    data = group.create_dataset("embeddings", (0, width), "<f4", maxshape=(None, width), chunks=(CLIP_FRAMES, width))
-    count = 0
-    for part in parts:
-        data.resize(count + len(part), axis=0)
-        data[count:] = part
-        count += len(part)
+    """Write embeddings into datasets `embeddings` (float32 [frames, width]) and `times` of a group; returns frames.
+
+    They wait in a file without a name until their number is known: HDF5 ends the process when the disk is full while a
+    dataset grows.
+    """
+    with tempfile.TemporaryFile(dir=Path(group.file.filename).parent) as rows:
+        count = 0
+        for part in parts:
+            rows.write(np.ascontiguousarray(part, "<f4").tobytes())
+            count += len(part)
+        rows.seek(0)
+        data = group.create_dataset("embeddings", (count, width), "<f4")
+        for at in range(0, count, BLOCK):
+            block = np.frombuffer(rows.read(4 * width * BLOCK), "<f4").reshape(-1, width)
+            data[at : at + len(block)] = block
     group.create_dataset("times", data=frame_times(count))
     group.attrs["frame_seconds"] = FRAME_SECONDS
     return count

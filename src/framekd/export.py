@@ -162,9 +162,10 @@ def run_onnx(path: Path, waveform: Tensor) -> list[Tensor]:
 
 
 def write_torch(module: nn.Module, example: Tensor, path: Path, about: Mapping[str, Any]) -> None:
-    """Write TorchScript."""
+    """Write TorchScript. Given a path, torch would end the process where the disk is full."""
     traced = torch.jit.trace(module, example, check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={METADATA: json.dumps(about, ensure_ascii=False)})
+    with path.open("wb") as file:
+        torch.jit.save(traced, file, _extra_files={METADATA: json.dumps(about, ensure_ascii=False)})
 
 
 def run_torch(path: Path, waveform: Tensor) -> list[Tensor]:

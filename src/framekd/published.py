@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,6 +21,7 @@ from framekd.models import FrameModel, WithoutDraws, build_model
 from framekd.models.reference import load_reference, unwrap
 from framekd.releases import Release
 
+T = TypeVar("T")
 NO_CLASSES = ("none",)
 """Class list of a head that is not trained."""
 
@@ -170,24 +171,39 @@ def _open_release(release: Release) -> tuple[FrameModel, dict[str, Any]]:
         fetch(None, path)
         return _read_release(release)
     with _alone(path):
-        come = not path.is_file()
-        new = not record.is_file()
-        if come:
+        if not path.is_file():
             size = f"{release.bytes / 1e6:.0f} MB"
             print(f"framekd: fetching {release.name} ({size}) from {release.url} to {path}", file=sys.stderr)
-        fetch(release.url, path, progress=True)
-        try:
-            return _read_release(release)
-        except UserError as error:
-            if new:  # its sum is not worth keeping
-                record.unlink(missing_ok=True)
-            if come:
-                path.unlink(missing_ok=True)
-                raise UserError(
-                    f"{release.url}: what came is not the checkpoint and was removed ({error}) "
-                    f"Try again, or put the file there by hand as {path}."
-                ) from error
+        return fetched(release.url, path, lambda _: _read_release(release), progress=True)
+
+
+def fetched(url: str, path: Path, read: Callable[[Path], T], *, sha256: str | None = None, progress: bool = False) -> T:
+    """Fetch a file unless it is there, and read it. What comes is kept only if it can be read.
+
+    Args:
+        url: where the file is.
+        path: where it is kept.
+        read: reads it; a UserError means that it is not the expected file.
+        sha256: expected sum.
+        progress: show a bar on stderr, if that is a terminal.
+    Raises:
+        UserError: the file cannot be fetched, or cannot be read.
+    """
+    record = path.with_name(path.name + ".sha256")
+    come, new = not path.is_file(), not record.is_file()
+    fetch(url, path, sha256=sha256, progress=progress)
+    try:
+        return read(path)
+    except UserError as error:
+        if new:  # its sum is not worth keeping
+            record.unlink(missing_ok=True)
+        if not come:
             raise
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{url}: what came is not the checkpoint and was removed ({error}) "
+            f"Try again, or put the file there by hand as {path}."
+        ) from error
 
 
 def _read_release(release: Release) -> tuple[FrameModel, dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from framekd.audio import EXTENSIONS
 from framekd.config import UserError
+from framekd.errors import printable
 from framekd.labels.tsv import Annotations
 
 TOLERANCE = 0.04  # s that an event may last beyond the end of its clip without a word
@@ -24,7 +25,7 @@ def note(sentence: str) -> None:
 
 def some(names: Iterable[str], most: int = 3) -> str:
     """Up to `most` names, and how many more there are."""
-    listed = list(names)
+    listed = [printable(name) for name in names]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
 

@@ -45,31 +45,6 @@ def read_thresholds(path: str | Path) -> dict[str, float]:
     return out
 
 
-def read_events(path: str | Path) -> dict[str, Events]:
-    """Read labels in DESED's format: columns filename, onset, offset, event_label.
-
-    A row without onset names a clip without events.
-
-    Raises:
-        UserError: the file is missing, or lacks a column, or an event ends before it begins.
-    """
-    try:
-        table = pd.read_csv(path, sep="\t", dtype={"filename": str, "event_label": str})
-        table = table[["filename", "onset", "offset", "event_label"]].astype({"onset": float, "offset": float})
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file of labels") from None
-    except (KeyError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected the columns filename, onset, offset, event_label ({error})") from error
-    out: dict[str, Events] = {}
-    for row in table.itertuples(index=False):
-        events = out.setdefault(row.filename, [])
-        if row.onset == row.onset:
-            if not 0 <= row.onset < row.offset:
-                raise UserError(f"{path}: {row.filename} has an event from {row.onset:g} to {row.offset:g} s")
-            events.append((row.onset, row.offset, row.event_label))
-    return out
-
-
 class Counter(Protocol):
     """Collects clips, then gives a threshold and its F-measure per class."""
 

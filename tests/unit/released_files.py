@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of the authors' releases, at the paper's sizes; their tensors take no room in a file."""
+"""Checkpoints in the layout of the authors' releases: at the paper's sizes without room in a file, and small ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import torch
+
+from framekd.models import FrameModel, build_model
 
 FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
 THEIRS = {"ATST-F": "ATST-F", "BEATs": "BEATs", "fPaSST": "fpasst", "M2D": "M2D", "ASiT": "ASIT"}
@@ -45,3 +47,26 @@ def their_file(
         key = released + key.removeprefix(canonical) if key.startswith(canonical) else key
         state[key] = torch.full((1,), value).expand(shape)
     return state
+
+
+def drawn_model(name: str, classes: int, sizes: dict[str, object] | None = None, *, seed: int = 0) -> FrameModel:
+    """A model with weights drawn from `seed`."""
+    model = build_model(name, n_classes=classes, sizes=sizes)
+    return model.init_weights(torch.Generator().manual_seed(seed)).eval()
+
+
+def save_as_theirs(model: FrameModel, path: Path) -> Path:
+    """Write a model of any size under the authors' names."""
+    layout, state = model.encoder.REFERENCE, {}
+    for name, value in model.state_dict().items():
+        if name.startswith(("frame_head.", "clip_head.")):
+            state[name.replace("frame_head", "strong_head").replace("clip_head", "weak_head")] = value
+            continue
+        name = name.removeprefix("encoder.")
+        for theirs, ours in layout.renames:
+            if name.startswith(ours):
+                name = theirs + name.removeprefix(ours)
+                break
+        state[RELEASED[model.name][1] + name] = value
+    torch.save(state, path)
+    return path

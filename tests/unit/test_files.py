@@ -47,12 +47,15 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
 WRITERS = """
 import resource, sys
 from pathlib import Path
+import h5py
 import numpy as np
 from framekd.acquire import export_hdf5
 from framekd.checkpoints import save_checkpoint
 from framekd.config import UserError
+from framekd.embeddings import write_group
 from framekd.examples import Example, write_examples
-from framekd.files import write_text
+from framekd.export import export
+from framekd.files import replacing, write_text
 from framekd.manifest import Entry, State, write_manifest
 from framekd.models import build_model
 from framekd.store import StoredClip, write_shard
@@ -64,6 +67,11 @@ entries = [Entry(f"a_{i}", ("s",), State.OK, sha256="ab" * 32) for i in range(10
 example = Example("a", noise, [], np.zeros((3, 250)))
 model = build_model("tiny", n_classes=3)
 write_shard(given, clips)
+
+def embeddings(path):
+    with replacing(path) as aside, h5py.File(aside, "w") as file:
+        write_group(file, [np.ones((100, 64))] * 2, 64)
+
 writers = {
     "a.h5": lambda path: write_shard(path, clips),
     "b.h5": lambda path: write_shard(path, clips, encoding="flac"),
@@ -71,6 +79,8 @@ writers = {
     "d.npz": lambda path: write_examples(path, [example], classes=["a", "b", "c"], title="x"),
     "e.txt": lambda path: write_text(path, "x" * 100_000),
     "f.tsv": lambda path: write_manifest(path, entries),
+    "g.h5": embeddings,
+    "h.pt": lambda path: export(model, path, "torch", {"model": "tiny"}),
     "model.safetensors": lambda path: save_checkpoint(path.parent, model, classes=["a", "b", "c"], provenance={}),
 }
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import soundfile
 import torch
 from downstream_sets import CLASSES, tone_file
 
+from framekd.audio import ffmpeg_path
 from framekd.checkpoints import load_checkpoint, save_checkpoint
 from framekd.cli import main
 from framekd.config import UserError
@@ -221,6 +223,17 @@ def test_tables_with_commas_and_a_byte_order_mark_are_read(tmp_path):
     assert found.clip_labels == {"a.wav": ["Dog", "Cat"], "b.wav": []} and not found.timed
 
 
+def test_audiosets_names_with_commas_are_one_clip_label(tmp_path):
+    path = tmp_path / "clips.tsv"
+    cells = ("Speech,Baby cry, infant cry,Dog", "Baby cry,infant cry", "Inside, large room or hall, Inside, small room")
+    path.write_text("filename\tevent_labels\n" + "".join(f"{i}.wav\t{cell}\n" for i, cell in enumerate(cells)))
+    assert list(read_annotations(path).clip_labels.values()) == [
+        ["Speech", "Baby cry, infant cry", "Dog"],
+        ["Baby cry", "infant cry"],
+        ["Inside, large room or hall", "Inside, small room"],
+    ]
+
+
 def test_files_and_labels_that_do_not_belong_together(start, data, tmp_path, capsys):
     out = tmp_path / "mine"
 
@@ -257,6 +270,19 @@ def test_files_and_labels_that_do_not_belong_together(start, data, tmp_path, cap
     assert not out.exists()
     out.write_text("a file")
     assert "there is a checkpoint or a file already" in finetuned("clip 0.wav\t0\t1\tDog\n")
+
+
+def test_a_file_called_wav_that_is_another_is_decoded_or_one_sentence(start, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.3, 0.3, 32_000), 16_000)
+    command = [ffmpeg_path(), "-loglevel", "error", "-i", tmp_path / "a.wav", "-f", "mp4", tmp_path / "film.wav"]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    (tmp_path / "text.wav").write_text("hello " * 100)
+    for name, code in (("film.wav", 0), ("text.wav", 1)):
+        (tmp_path / "train.tsv").write_text(HEADER + f"{name}\t0\t1\tDog\n")
+        words = ["--train", str(tmp_path / "train.tsv"), "--audio", str(tmp_path), "--out", str(tmp_path / name[:4])]
+        assert main(["finetune", "--model", str(start), *words, "--frozen", "--epochs", "1"]) == code
+    said = capsys.readouterr().err.splitlines()
+    assert "text.wav: no audio that can be decoded" in said[-1] and not (tmp_path / "text").exists()
 
 
 def test_a_class_without_validation_example_is_a_note(start, data, tmp_path, capsys):

@@ -241,6 +241,21 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_written_file(run):
         assert sorted(p.name for p in Path().iterdir()) == ["a.wav", "a.wav.events.json"]
 
 
+def test_no_room_for_standard_input_is_one_sentence(run, monkeypatch, tmp_path):
+    class Stdin:
+        buffer = io.BytesIO(bytes(100_000))
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        code, said = run("predict", "-", "--out", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1 and "no room for a copy of standard input" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_terminal_sees_a_bar_with_the_time_left(model, tmp_path):
     bursts(tmp_path / "a.wav", [(1, 2)], 30)
     outer, inner = pty.openpty()
@@ -280,7 +295,7 @@ def test_thresholds_are_found_on_labelled_clips_and_used(run):
     pd.DataFrame(rows, columns=["filename", "onset", "offset", "event_label"]).to_csv("e.tsv", sep="\t", index=False)
     for metric in ("segment", "event"):
         code, said = run("thresholds", "--labels", "e.tsv", "--audio", "clips", "--out", "t.tsv", "--metric", metric)
-        assert code == 0 and "1 of 5 clips are not in clips" in said and "1 of 3 labelled classes" in said
+        assert code == 0 and "1 of 5 files are not in clips and" in said and "1 of 3 labelled classes" in said
         table = pd.read_csv("t.tsv", sep="\t").set_index("class")
         assert table.events.to_dict() == {"burst": 3, SPEECH: 3}
         assert (table.f1 > 0.75).all() and 0.4 < table.threshold[SPEECH] < 0.6
@@ -288,6 +303,9 @@ def test_thresholds_are_found_on_labelled_clips_and_used(run):
     table.to_csv("mine.tsv", sep="\t")
     assert run("predict", "clips/0.wav", "--threshold", "mine.tsv")[0] == 0
     assert set(pd.read_csv("clips/0.wav.events.tsv", sep="\t").event_label) == {"burst"}
+    Path("bad.tsv").write_text("filename\tonset\toffset\tevent_label\n0.wav\t1\t2\tburst\n0.wav\t1\t2\t\n")
+    code, said = run("thresholds", "--labels", "bad.tsv", "--audio", "clips", "--out", "none.tsv")
+    assert code == 1 and "1 of 2 rows have times but no event_label" in said and not Path("none.tsv").exists()
     Path("bad.tsv").write_text("burst\thalf\n")
     code, said = run("predict", "clips/0.wav", "--threshold", "bad.tsv")
     assert code == 1 and "bad.tsv, line 1: expected a class, a tab and a threshold" in said

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 import torch
+from release_server import release_server
 from released_files import their_file
 
 from framekd import fetch as fetching
@@ -29,59 +28,15 @@ RECORDING = sorted((Path(__file__).parents[2] / "miniature" / "recordings").glob
 SPEECH = known_strong()[0].names.index("Speech")
 
 
-class Site(http.server.BaseHTTPRequestHandler):
-    """Serves a folder with ETags and ranges; `faults` are what befalls the next answers."""
-
-    folder: Path
-    faults: list[str] = []  # noqa: RUF012 (the fixture resets it)
-    asked: list[tuple[str, str | None]] = []  # noqa: RUF012
-
-    def do_GET(self):
-        wanted = self.headers.get("Range")
-        self.asked.append((self.path.lstrip("/"), wanted))
-        fault = self.faults.pop(0) if self.faults else ""
-        path = self.folder / self.path.lstrip("/")
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content = path.read_bytes()
-        if fault in ("page", "hidden page"):
-            content = b"<html><body>Please sign in.</body></html>"
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
-        body = content[start:]
-        if fault == "shorter than it is":
-            body = body[: len(body) // 2]
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Type", "text/html" if fault == "page" else "application/octet-stream")
-        self.send_header("Content-Length", str(len(body) + 1000 * (fault == "longer than it is")))
-        self.send_header("ETag", '"1"')
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 3] if fault == "breaks off" else body)
-        self.close_connection = True
-
-    def log_message(self, *args): ...
-
-
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """An empty local release, and an empty cache."""
-
-    class Fresh(Site):
-        folder, faults, asked = tmp_path / "site", [], []
-
-    Fresh.folder.mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Fresh)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(cache_folder()))  # compiled kernels stay where they are
-    monkeypatch.setenv("FRAMEKD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("FRAMEKD_PUBLISHED", f"http://127.0.0.1:{server.server_port}/v0.0.1")
-    monkeypatch.setattr(fetching, "_pause", lambda state: 0.0)
-    (Fresh.folder / "v0.0.1").mkdir()
-    yield Fresh
-    server.shutdown()
-    server.server_close()
+    with release_server(tmp_path / "site") as server:
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(cache_folder()))  # compiled kernels stay where they are
+        monkeypatch.setenv("FRAMEKD_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("FRAMEKD_PUBLISHED", server.url)
+        monkeypatch.setattr(fetching, "_pause", lambda state: 0.0)
+        yield server
 
 
 def release(site, name: str, **changes: torch.Tensor) -> releases.Release:
@@ -92,7 +47,7 @@ def release(site, name: str, **changes: torch.Tensor) -> releases.Release:
     return found
 
 
-@pytest.mark.parametrize("name", [*MODELS, "ATST-F:weak", "M2D:ssl"])
+@pytest.mark.parametrize("name", [release.name for release in releases.RELEASES])
 def test_a_published_model_is_opened_by_its_name_and_kept(site, name, capsys):
     bias = torch.arange(447.0) if ":" not in name else torch.zeros(0)
     published = release(site, name, **({"strong_head.bias": bias} if ":" not in name else {}))

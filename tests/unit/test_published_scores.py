@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from released_files import RELEASED
+from release_server import release_server
+from released_files import drawn_model, save_as_theirs
 from small_audioset import write_audioset
 
 from framekd import tables
 from framekd.config import UserError
 from framekd.jobs import CheckpointJob, EvaluatePublishedJob, External, TableJob
 from framekd.labels import known_strong
-from framekd.models import build_model
 from framekd.pipeline import published
 from framekd.pipeline.checkpoints import make_checkpoints
 from framekd.pipeline.published import evaluate_published, shared_clips
@@ -24,22 +23,17 @@ SIZES = {"width": 32, "depth": 1, "heads": 2}
 JOB = EvaluatePublishedJob(version=1, model="ATST-F", median_seconds=0.48, batch_size=4, cross_check=2)
 
 
-def their_small_file(path: Path, classes: int) -> Path:
-    """A small ATST-F in the authors' layout (its names are ours but for the prefix and three modules)."""
-    model = build_model("ATST-F", n_classes=classes, sizes=SIZES).init_weights(torch.Generator().manual_seed(0))
-    layout, state = model.encoder.REFERENCE, {}
-    for name, value in model.state_dict().items():
-        if name.startswith(("frame_head.", "clip_head.")):
-            state[name.replace("frame_head", "strong_head").replace("clip_head", "weak_head")] = value
-            continue
-        name = name.removeprefix("encoder.")
-        for theirs, ours in layout.renames:
-            if name.startswith(ours):
-                name = theirs + name.removeprefix(ours)
-                break
-        state[RELEASED["ATST-F"][1] + name] = value
-    torch.save(state, path)
-    return path
+def checkpoint_job(url: str, folder: Path) -> CheckpointJob:
+    return CheckpointJob(
+        version=1,
+        step="step3",
+        models=["ATST-F"],
+        sizes={"ATST-F": SIZES},
+        front_ends={"ATST-F": {}},
+        published={"ATST-F": External(url=url)},
+        seed=None,
+        downloads=str(folder / "downloads"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +47,9 @@ def site(tmp_path_factory):
     labels.write_text(labels.read_text() + "".join(f"{clip}\t9.0\t9.1\t{mid}\n" for mid in names.mids))
     table = "".join(f"{mid}\t{name}\n" for mid, name in zip(names.mids, names.names))
     Path(inputs["mid_to_display_name"]).write_text(table)
-    job = CheckpointJob(
-        version=1,
-        step="step3",
-        models=["ATST-F"],
-        sizes={"ATST-F": SIZES},
-        front_ends={"ATST-F": {}},
-        published={"ATST-F": External(url=their_small_file(folder / "ATST-F_strong_1.pt", 447).as_uri())},
-        seed=None,
-        downloads=str(folder / "downloads"),
-    )
+    theirs = save_as_theirs(drawn_model("ATST-F", 447, SIZES), folder / "ATST-F_strong_1.pt")
     weights = folder / "step3" / "model.safetensors"
-    make_checkpoints(job, weights=[str(weights)])
+    make_checkpoints(checkpoint_job(theirs.as_uri(), folder), weights=[str(weights)])
     return folder, inputs | {"weights": str(weights), "clips": []}
 
 
@@ -93,6 +78,30 @@ def test_published_models_are_scored_on_all_and_on_shared_clips(site, tmp_path):
         assert row["published"] == 45.8 and row["difference"] == pytest.approx(100 * alone["psds1"] - 45.8, abs=1e-3)
         assert words in (tmp_path / "published.md").read_text() and (tmp_path / "published.tex").is_file()
     assert tables.TITLES["published"] in (tmp_path / "published.md").read_text()
+
+
+def test_what_is_not_the_checkpoint_is_one_sentence_and_the_next_run_goes_on(tmp_path):
+    weights = tmp_path / "step3" / "model.safetensors"
+    with release_server(tmp_path / "site") as server:
+        file = save_as_theirs(drawn_model("ATST-F", 447, SIZES), server.folder / "v0.0.1" / "ATST-F_strong_1.pt")
+        job = checkpoint_job(f"{server.url}/{file.name}", tmp_path)
+        for fault, words in (
+            ("page", "a web page came instead of the file"),
+            ("hidden page", "what came is not the checkpoint and was removed"),
+            ("shorter than it is", "what came is not the checkpoint and was removed"),
+        ):
+            server.faults += [fault]
+            with pytest.raises(UserError, match=words):
+                make_checkpoints(job, weights=[str(weights)])
+            assert not weights.exists() and not list((tmp_path / "downloads").glob("*.pt*"))
+        server.faults += ["breaks off"]
+        make_checkpoints(job, weights=[str(weights)])
+        assert weights.is_file() and server.asked[-1][1].startswith("bytes=")
+        save_as_theirs(drawn_model("ASiT", 447, SIZES), tmp_path / "downloads" / file.name)  # laid there by hand
+        (tmp_path / "downloads" / f"{file.name}.sha256").unlink()
+        with pytest.raises(UserError, match=rf"downloads/{file.name}: These weights are not ATST-F's"):
+            make_checkpoints(job, weights=[str(weights)])
+        assert (tmp_path / "downloads" / file.name).is_file()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from framekd.commands.recordings import Recording, collect, on_disk, sentence_about
-from framekd.errors import UserError
+from framekd.errors import UserError, printable
 
 
 def add(commands: Any) -> None:
@@ -100,7 +100,7 @@ def _folder(model: Any, recordings: Sequence[Recording], out: Path, form: str, a
                     with replacing(target) as aside, h5py.File(aside, "w") as file:
                         file.attrs.update(about)
                         count = write_group(file, frames(model, path), model.embed_dim)
-                print(f"{recording.name}: {count} frames -> {target}", file=sys.stderr)
+                print(f"{recording.name}: {count} frames -> {printable(str(target))}", file=sys.stderr)
             except (DecodeError, FileNotFoundError) as error:
                 print(f"framekd: {sentence_about(recording, path, error)}", file=sys.stderr)
                 failed += 1

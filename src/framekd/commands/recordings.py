@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from framekd.errors import UserError
+from framekd.errors import UserError, printable
+from framekd.files import disk_full
 
 MEDIA = frozenset(
     f".{suffix}"
@@ -100,20 +101,25 @@ def _files(word: str) -> Iterator[tuple[Path, Path]]:
                 yield path, path.relative_to(fixed)
 
 
-def printable(name: str) -> str:
-    """A name on one line: as it is, or quoted if it holds line breaks and other characters that cannot be printed."""
-    return name if name.isprintable() else ascii(name)
-
-
 @contextmanager
 def on_disk(recording: Recording) -> Iterator[Path]:
-    """The file of a recording; standard input is copied to a temporary file first, whatever its length."""
+    """The file of a recording; standard input is copied to a temporary file first, whatever its length.
+
+    Raises:
+        UserError: there is no room for the copy.
+    """
     if recording.path != Path(STDIN):
         yield recording.path
         return
     with tempfile.NamedTemporaryFile(prefix="framekd-", suffix=".audio") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.flush()
+        except OSError as error:
+            if not disk_full(error):
+                raise
+            where = tempfile.gettempdir()
+            raise UserError(f"{where}: no room for a copy of standard input; free some, or set TMPDIR") from error
         yield Path(file.name)
 
 

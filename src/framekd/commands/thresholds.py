@@ -29,27 +29,27 @@ def thresholds(given: argparse.Namespace) -> int:
     """Write the table of thresholds for `framekd predict --threshold`."""
     from framekd.commands.predict import open_for_frames, warn
     from framekd.files import write_text
+    from framekd.labels.tsv import read_annotations
     from framekd.predict import median_frames
-    from framekd.thresholds import find_thresholds, read_events
+    from framekd.recordings import locate
+    from framekd.thresholds import find_thresholds
 
     median_frames(given.median)
     if Path(given.out).is_dir():
         raise UserError(f"--out {given.out}: it is a folder; name a file")
-    labels = read_events(given.labels)
-    clips = {name: path for name in labels if (path := Path(given.audio) / name).is_file()}
-    if absent := [name for name in labels if name not in clips]:
-        if not clips:
-            raise UserError(f"{given.audio} holds none of the clips of {given.labels}, such as {absent[0]}")
-        warn(f"{len(absent)} of {len(labels)} clips are not in {given.audio}, such as {absent[0]}; they are left out")
+    labels = read_annotations(given.labels)
+    if not labels.timed:
+        raise UserError(f"{labels.path}: thresholds need events (filename, onset, offset, event_label)")
+    clips = locate(labels, given.audio, ignore_missing=True, listed=None)
     model, classes = open_for_frames(given.model, given.device)
-    known = {event[2] for events in labels.values() for event in events}
+    known = set(labels.counts())
     if strange := sorted(known - set(classes)):
         warn(f"{len(strange)} of {len(known)} labelled classes are not the model's, such as {strange[0]}")
     from tqdm import tqdm
 
     with tqdm(total=len(clips), disable=None, leave=False, unit="clip", file=sys.stderr) as bar:
         table = find_thresholds(
-            model, classes, labels, clips, metric=given.metric, median=given.median, tick=lambda: bar.update()
+            model, classes, labels.events, clips, metric=given.metric, median=given.median, tick=lambda: bar.update()
         )
     shown = table.round({"f1": 4}).astype({"threshold": "float32"})  # as they are compared with scores
     write_text(given.out, shown.to_csv(sep="\t", index=False, lineterminator="\n"))

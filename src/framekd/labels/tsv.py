@@ -6,11 +6,13 @@ import csv
 import difflib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from framekd.config import UserError
+from framekd.labels.classes import known_strong, known_weak
 
 EVENT_COLUMNS = ("filename", "onset", "offset", "event_label")
 CLIP_COLUMNS = ("filename", "event_labels")
@@ -63,7 +65,8 @@ def read_annotations(path: str | Path) -> Annotations:
     """Read a table of events (filename, onset, offset, event_label) or of clip labels (filename, event_labels).
 
     Columns are separated by tabs, or by commas if the header has no tab; further columns are ignored. Clip labels of
-    one cell are separated by commas. A row with a file name alone is a file without labels.
+    one cell are separated by commas; AudioSet's names that have commas are one label. A row with a file name alone is
+    a file without labels.
 
     Raises:
         UserError: the file is missing, empty, not UTF-8 or has other columns; or rows are wrong, which are counted.
@@ -85,8 +88,7 @@ def read_annotations(path: str | Path) -> Annotations:
     else:
         for _, row in rows:
             found = labels[row["filename"]]
-            parts = (part.strip() for part in row["event_labels"].split(","))
-            labels[row["filename"]] = [name for name in dict.fromkeys((*found, *parts)) if name]
+            labels[row["filename"]] = list(dict.fromkeys((*found, *_names(row["event_labels"]))))
     if not any(labels.values()):
         raise UserError(f"{path}: none of its {len(rows)} rows has a label")
     return Annotations(path, timed, events, labels)
@@ -123,6 +125,24 @@ def _refuse(
     """UserError that counts the rows of which `wrong` is true."""
     if found := [number for number, row in rows if wrong(row)]:
         raise UserError(f"{path}: {len(found)} of {len(rows)} rows {what}, first in line {found[0]}")
+
+
+@lru_cache(maxsize=1)
+def _with_commas() -> frozenset[str]:
+    """AudioSet's class names that have commas, such as "Baby cry, infant cry"."""
+    names = (*known_strong()[0].names, *known_strong()[1].names, *known_weak().names)
+    return frozenset(name for name in names if "," in name)
+
+
+def _names(cell: str) -> Iterator[str]:
+    """The labels in a cell."""
+    parts = cell.split(",")
+    while parts:
+        whole = (n for n in range(len(parts), 1, -1) if ",".join(parts[:n]).strip() in _with_commas())
+        count = next(whole, 1)
+        if name := ",".join(parts[:count]).strip():
+            yield name
+        parts = parts[count:]
 
 
 def _seconds(text: str) -> float:

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from framekd import checkpoints, releases
-from framekd.config import HeadRecipe
+from framekd.config import HeadRecipe, UserError
 from framekd.data import ClipSet
-from framekd.fetch import fetch
 from framekd.jobs import CheckpointJob
 from framekd.models import FrameModel, build_model, switches
 from framekd.models.m2d import M2d
 from framekd.models.mel import M2D_NORM_STATS
-from framekd.published import NO_CLASSES, from_authors
+from framekd.published import NO_CLASSES, fetched, from_authors
 from framekd.train import torch_generator
 
 VARIANTS = {"step1": "ssl", "step2": "weak", "step3": "strong"}
@@ -38,9 +37,11 @@ def make_checkpoints(job: CheckpointJob, *, weights: Sequence[str]) -> None:
         if published := job.published.get(name):
             file = Path(job.downloads) / published.url.rsplit("/", 1)[-1]
             with address(releases.mirrored(published.url), job.served) as url:
-                fetch(url, file, sha256=published.sha256)
-            state, sizes = checkpoints.read_weights(file), job.sizes[name]
-            found = from_authors(name, state, VARIANTS[job.step], sizes=sizes, front_end=switched)
+                state = fetched(url, file, checkpoints.read_weights, sha256=published.sha256)
+            try:
+                found = from_authors(name, state, VARIANTS[job.step], sizes=job.sizes[name], front_end=switched)
+            except UserError as error:
+                raise UserError(f"{file}: {error}") from error
             model, classes, clip_classes = found.model, found.classes, found.clip_classes
             source = {"url": published.url, "file": file.name}
             source |= {"clip_head": found.clip_head} if job.step != "step1" else {}

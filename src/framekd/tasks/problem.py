@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -210,7 +211,8 @@ def _decoded(files: Mapping[str, Path], names: list[str], stamps: list[str], thr
 def _read(path: Path) -> np.ndarray:
     """int16 [samples] at 16 kHz, mono, of any audio file; 16-bit mono wav files of that rate are read as they are."""
     if path.suffix == ".wav":
-        info = soundfile.info(str(path))
-        if info.samplerate == SAMPLE_RATE and info.channels == 1 and info.subtype == "PCM_16":
-            return soundfile.read(str(path), dtype="int16")[0]
+        with suppress(soundfile.LibsndfileError):  # it is not what its name says
+            info = soundfile.info(str(path))
+            if info.samplerate == SAMPLE_RATE and info.channels == 1 and info.subtype == "PCM_16":
+                return soundfile.read(str(path), dtype="int16")[0]
     return decode(path)
