@@ -62,10 +62,11 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    from framekd.commands.resume import hold
+    from framekd.commands.resume import hold, wait_for_clock
     from framekd.pipeline.partial import write_config
 
     hold()
+    wait_for_clock(R, D)
     write_config(plan)
 
 

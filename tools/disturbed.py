@@ -22,15 +22,17 @@ SLURM_KINDS = ("scancel", "requeue")
 ROOT_KINDS = ("disk full", "read-only")
 HUNG = 1800.0
 """Seconds after the last moment in which a run has to end."""
-SET_BACK = 120.0
+SET_BACK = 30.0
 """Seconds by which the clock is set back."""
+TIMED = re.compile(r"partial|compute")
+"""Tables of a run that is not whole, or of how long it took."""
 
 
 def digests(results: Path) -> dict[str, str]:
     """SHA-256 of what a run must give again: tables, scores, weights, ensembles, audio."""
     kept = ("*.csv", "*.md", "*.tex", "evaluation/**/*.csv", "downstream/**/*.csv", "**/model.safetensors")
     files = {path for pattern in (*kept, "ensembles/*.h5", "data/store/*/*.h5") for path in results.glob(pattern)}
-    names = {path.relative_to(results): path for path in files if "partial" not in path.name}
+    names = {path.relative_to(results): path for path in files if not TIMED.search(path.name)}
     return {
         str(name): hashlib.sha256(path.read_bytes()).hexdigest()
         for name, path in sorted(names.items())
@@ -219,13 +221,16 @@ class Disturbed:
         return len(chosen)
 
     def set_back(self) -> None:
-        """Set the clock back, as the files show it: what is there is from the future.
+        """Set the clock back, as the files show it: what the run has made is from the future.
 
         A process cannot be given another time of day than the machine has, and the kernel stamps files with its own. So
-        the files' times are set forward, and the next start finds what it would find after the clock was set back.
+        the files' times are set forward, and the next start finds what it would find after the clock was set back. Data
+        sets keep theirs: what is trained on them is known by their times, which a clock does not change.
         """
         seen, ahead = set(), int(SET_BACK * 1e9)
-        for path in self.folder.rglob("*"):
+        for path in self.results.rglob("*"):
+            if path.is_relative_to(self.results / "data/miniature"):
+                continue
             with suppress(FileNotFoundError):
                 about = path.stat(follow_symlinks=False)
                 if about.st_ino in seen:  # a second name of a file

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from framekd.lease import Lease
 
 RUN = Path(".snakemake/framekd/run")
 """Lease of the run of a folder."""
+LONGEST_WAIT = 600.0
+"""Seconds that a run waits for a clock that was set back."""
 
 
 def add(commands: Any) -> None:
@@ -34,6 +40,33 @@ def hold() -> None:
     lease = Lease(RUN)
     lease.take()
     atexit.register(lease.release)
+
+
+def wait_for_clock(*folders: str | Path) -> None:
+    """Wait until the newest file of a run is in the past.
+
+    After a clock was set back, a job's outputs are older than its inputs. Snakemake takes that for a fault of the
+    clock, and deletes them.
+    """
+    when, newest = max(_dated(folders), default=(0.0, ""))
+    ahead = when - time.time()
+    if ahead <= 0:
+        return
+    said = f"{newest} is dated {ahead:.0f} s in the future"
+    if ahead > LONGEST_WAIT:
+        print(f"{said}; correct the clock of this machine, or touch the file", file=sys.stderr, flush=True)
+        return
+    print(f"{said}: was the clock set back? The run begins when that time has come", file=sys.stderr, flush=True)
+    time.sleep(ahead)
+
+
+def _dated(folders: Iterable[str | Path]) -> Iterator[tuple[float, str]]:
+    """Modification times of the files in the folders, with their paths."""
+    for folder in folders:
+        for place, _, names in os.walk(folder):
+            for path in (Path(place, name) for name in names):
+                with suppress(FileNotFoundError):  # of a job that outlived its Snakemake
+                    yield path.stat(follow_symlinks=False).st_mtime, str(path)
 
 
 def resume(given: argparse.Namespace) -> int:
