@@ -51,17 +51,19 @@ class Disturbed:
         chance: when and how a run is disturbed.
         kinds: what is done to it.
         within: seconds within which it is done.
+        after_jobs: the share of moments that are counted from the end of a job, for runs of many short jobs: one that
+            is killed while it starts gets nowhere.
         cluster: the test cluster that jobs go through.
         says: gets a record of every moment.
     """
 
     def __init__(
         self, work: Path, prepare: Callable[[Path], Any], arguments: Sequence[str], results: str,
-        *, chance: random.Random, kinds: Sequence[str] = KINDS, within: float = 40.0, cluster: Any = None,
-        says: Callable[[dict[str, Any]], None] = lambda record: None,
+        *, chance: random.Random, kinds: Sequence[str] = KINDS, within: float = 40.0, after_jobs: float = 0.0,
+        cluster: Any = None, says: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:  # fmt: skip
         self.work, self.prepare, self.arguments, self.chance, self.says = work, prepare, arguments, chance, says
-        self.kinds, self.within, self.cluster = kinds, within, cluster
+        self.kinds, self.within, self.after_jobs, self.cluster = kinds, within, after_jobs, cluster
         self.folder, self.output = (work / "disturbed").resolve(), work / "output.txt"
         self.results = self.folder / results
         self.kept: dict[Path, int] = {}
@@ -132,12 +134,9 @@ class Disturbed:
         self.kept = self.finished() | self.kept
 
     def disturb(self, process: subprocess.Popen, kind: str) -> dict[str, Any] | None:
-        """Do one of `KINDS` at a random moment; returns what was running then, or None if nothing could be done.
-
-        Two moments of three are counted from the end of a job: a run that is killed while it starts gets nowhere.
-        """
+        """Do one of `KINDS` at a random moment; returns what was running then, or None if nothing could be done."""
         began, ended = time.monotonic(), self.ended()
-        if self.chance.random() < 2 / 3:
+        if self.after_jobs and self.chance.random() < self.after_jobs:
             while process.poll() is None and self.ended() <= ended and time.monotonic() < began + HUNG:
                 time.sleep(0.1)
         before = self.files() if kind == "write" else set()

@@ -160,7 +160,8 @@ def main() -> int:
         while (left := given.moments - len(log.moments)) > 0 and time.monotonic() < until:
             began, chance = time.monotonic(), random.Random(f"{given.seed} {len(log.runs)}")
             disturbed = Disturbed(work, partial(copy, source), arguments, f"results/{name}", chance=chance, kinds=kinds,
-                              within=given.within or log.seconds / 30, cluster=up, says=log.add)  # fmt: skip
+                              within=given.within or log.seconds / 30, after_jobs=0 if given.students else 2 / 3,
+                              cluster=up, says=log.add)  # fmt: skip
             record = disturbed.run(left, log.expected or {}, until)
             log.add({**record, "minutes": round((time.monotonic() - began) / 60, 1)})
             if record["failed"] or record["hung"]:
