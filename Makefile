@@ -23,7 +23,7 @@ MOMENTS ?= 100
 torture: env     ## kills at MOMENTS=100 random moments, real Slurm, 5,000 damaged inputs: docs/reliability.md (hours)
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; code=0; \
 	FRAMEKD_FUZZ=200 $(BIN)/python -m pytest tests/unit/test_fuzz.py -n 2 --dist load || code=1; \
-	FRAMEKD_LONG=1 $(BIN)/python -m pytest tests/cluster tests/workflow/test_published.py || code=1; \
+	FRAMEKD_LONG=1 $(BIN)/python -m pytest tests/cluster tests/workflow/test_published_table.py || code=1; \
 	$(BIN)/python tools/torture.py --moments $(MOMENTS) || code=1; \
 	if command -v slurmctld >/dev/null; then \
 	  $(BIN)/python tools/torture.py --moments $$(( $(MOMENTS) / 4 )) --through slurm || code=1; fi; exit $$code
