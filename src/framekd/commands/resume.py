@@ -43,7 +43,7 @@ def hold() -> None:
 
 
 def wait_for_clock(*folders: str | Path) -> None:
-    """Wait until the newest file of a run is in the past.
+    """Wait until the newest file in `folders` is in the past, up to `LONGEST_WAIT` seconds.
 
     After a clock was set back, a job's outputs are older than its inputs. Snakemake takes that for a fault of the
     clock, and deletes them.

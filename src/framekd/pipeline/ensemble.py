@@ -19,6 +19,10 @@ from framekd.jobs import EnsembleJob, SoftLabelsJob, WeakEnsembleJob
 from framekd.pipeline.kept import give_back, keep, key
 from framekd.pipeline.train import strong_clips, weak_clips
 
+WEAK_BATCH = 16
+"""Clips in a batch of :func:`average_clips`: four times as many take twice the memory. No key, since batches decide the
+last digits, and so a change of it would train Step 2 again."""
+
 
 def average(job: EnsembleJob, *, inputs: Mapping[str, Any], out: str) -> None:
     """Average the logits of all teachers (`weights` of `inputs`) on all training clips, per class and frame."""
@@ -39,7 +43,7 @@ def average_clips(job: WeakEnsembleJob, *, inputs: Mapping[str, Any], out: str) 
     clips = weak_clips(inputs)
     device = default_device()
     models = [checkpoints.load_checkpoint(Path(weights).parent)[0].to(device).eval() for weights in inputs["weights"]]
-    batches = batch_logits(models, chunks(clips, 16), device=device)
+    batches = batch_logits(models, chunks(clips, WEAK_BATCH), device=device)
     mean = [sum(whole.cpu().numpy() for _, whole in found) / len(models) for _, found in batches]
     with replacing(out) as part:
         write_clip_logits(part, clips.ids, np.concatenate(mean), clips.classes)
