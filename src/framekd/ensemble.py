@@ -339,13 +339,15 @@ class SoftLabels:
             )
         out = empty((len(ids), *self.shape[1:]), dtype=DTYPES[self._dtype.name])
         size = self._dtype.itemsize * self.shape[1] * self.shape[2]
+        places = []
         for place, row in zip(out.numpy(), found):
             if row is None:
                 place[:] = np.nan
             elif self._offset is None:
                 place[:] = self._handle["strong_logits"][row]
             else:
-                self._file.read(self._offset + row * size, place)
+                places.append((self._offset + row * size, place))
+        self._file.read(places)
         return out
 
     def probabilities(

@@ -7,7 +7,7 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,9 +112,12 @@ class SteadyFile:
     def _of(stat: os.stat_result) -> tuple[int, int]:
         return stat.st_size, stat.st_mtime_ns
 
-    def read(self, offset: int, out: Any) -> None:
-        """Fill `out`, a contiguous writable buffer such as a NumPy array, with the bytes from `offset` on.
+    def read(self, places: Iterable[tuple[int, Any]]) -> None:
+        """Fill buffers, one after the other, then look whether the file is as it was.
 
+        Args:
+            places: (offset, buffer) of each; a contiguous writable buffer, such as a NumPy array, gets the bytes from
+                its offset on.
         Raises:
             UserError: the file is not as it was when this object was made.
         """
@@ -124,10 +127,15 @@ class SteadyFile:
                 held = self._open = os.getpid(), self.path.open("rb", buffering=0)
             except OSError as error:
                 raise UserError(f"{self.path} cannot be read any more ({error.strerror}); {self.advice}") from None
-        handle, view = held[1].fileno(), memoryview(out).cast("B")
-        while len(view) and (count := os.preadv(handle, [view], offset)):
-            offset, view = offset + count, view[count:]
-        if len(view) or self._of(os.fstat(handle)) != self._state:
+        handle = held[1].fileno()
+        for offset, out in places:
+            view = memoryview(out)
+            view = view.cast("B") if view.nbytes else view
+            while len(view) and (count := os.preadv(handle, [view], offset)):
+                offset, view = offset + count, view[count:]
+            if len(view):
+                raise self._changed()
+        if self._of(os.fstat(handle)) != self._state:
             raise self._changed()
 
     def check(self) -> None:

@@ -203,26 +203,29 @@ class Shard:
         part = self.audio[self.bounds[i] : self.bounds[i + 1]]
         return part if self.encoding == "pcm" else _decode_flac(part.tobytes())
 
-    def read(self, i: int, out: np.ndarray, start: int = 0) -> int:
-        """Copy the samples of clip `i` from `start` on into `out` (int16), as many as both have; returns how many.
+    def read(self, clips: np.ndarray, starts: np.ndarray, out: Sequence[np.ndarray]) -> None:
+        """Fill each of `out`, int16 [samples], with the samples of a clip, and with zeros after its end.
 
         The file is read, not mapped: a map of a file that shrinks ends the process.
 
+        Args:
+            clips: [cuts] int64, positions of the clips.
+            starts: [cuts] int64, the samples at which the cuts begin.
         Raises:
             UserError: the shard has shrunk or changed since it was opened.
         """
-        count = min(len(out), max(0, int(self.samples[i]) - start))
-        if count == 0:
-            return 0
-        dtype, offset, _ = self._place
-        begin, end = (offset + int(self.bounds[i + k]) * dtype.itemsize for k in (0, 1))
+        (dtype, offset, _), counts = self._place, np.maximum(self.samples[clips] - starts, 0).tolist()
+        cuts = [row[:count] for row, count in zip(out, counts)]
         if self.encoding == "pcm":
-            self._file.read(begin + start * dtype.itemsize, out[:count])
+            begin = offset + (self.bounds[clips] + starts) * dtype.itemsize
+            self._file.read(zip(begin.tolist(), cuts))
         else:
-            data = np.empty(end - begin, np.uint8)
-            self._file.read(begin, data)
-            out[:count] = _decode_flac(data.tobytes())[start : start + count]
-        return count
+            coded = [np.empty(size, np.uint8) for size in (self.bounds[clips + 1] - self.bounds[clips]).tolist()]
+            self._file.read(zip((offset + self.bounds[clips]).tolist(), coded))
+            for cut, data, start in zip(cuts, coded, starts.tolist()):
+                cut[:] = _decode_flac(data.tobytes())[start : start + len(cut)]
+        for row, cut in zip(out, cuts):
+            row[len(cut) :] = 0
 
 
 class Store:
@@ -259,9 +262,12 @@ class Store:
         """Samples of clip `i`: int16 [samples], a read-only view of the file for PCM."""
         return self.shards[self._shard[i]][self._row[i]]
 
-    def read(self, i: int, out: np.ndarray, start: int = 0) -> int:
-        """Copy samples of clip `i` into `out`: see :meth:`Shard.read`."""
-        return self.shards[self._shard[i]].read(int(self._row[i]), out, start)
+    def read(self, clips: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
+        """Fill the rows of `out`, int16 [cuts, samples]: see :meth:`Shard.read`."""
+        shards = self._shard[clips]
+        for k in np.unique(shards).tolist():
+            rows = np.flatnonzero(shards == k)
+            self.shards[k].read(self._row[clips[rows]], starts[rows], [out[i] for i in rows.tolist()])
 
     def verify(self) -> Iterator[str]:
         """Decode every clip and compare it with its recorded hash; yields a sentence for each that differs."""

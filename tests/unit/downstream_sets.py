@@ -1,4 +1,7 @@
-"""Small data sets in the layouts of DESED and of HEAR's prepared tasks: tones over noise, one pitch a class."""
+"""Small data sets in the layouts of DESED and of HEAR's prepared tasks: tones over noise, one pitch a class.
+
+A plugin of pytest too: `sets` and `checkpoint` are fixtures.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,23 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
+import torch
+
+from framekd.checkpoints import save_checkpoint
+from framekd.config import HeadRecipe, TrainRecipe
+from framekd.data import clip_set
+from framekd.labels import ClassList
+from framekd.models import build_model
+from framekd.tasks import frozen
+from framekd.tasks.problem import Part, Problem, Run
 
 RATE = 16_000
 CLASSES = ("Blender", "Cat", "Dishes", "Dog")
+CPU = torch.device("cpu")
+SHORT = dict(epochs=2, epoch_clips=8, batch_size=4, learning_rate=0.01, warmup_steps=1)
+QUICK = {"frozen": HeadRecipe(**SHORT), "finetune": TrainRecipe(**SHORT)}
 
 
 def tone_file(path: Path, draw: np.random.Generator, *, seconds: float, events: int, classes: int = len(CLASSES),
@@ -65,3 +81,45 @@ def write_desed(root: Path, *, weak: int = 12, synthetic: int = 16, validation: 
         lines.append(f"w{k}.wav\t{','.join(sorted({CLASSES[c] for _, _, c in rows}))}\n")
     (root / "metadata" / "train" / "weak.tsv").write_text("".join(lines))
     return root
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    write_desed(root / "desed")
+    write_hear(root / "dcase", {"train": 3, "valid": 1, "test": 2})
+    write_hear(root / "maestro", {f"fold0{f}": 1 for f in range(5)})
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = build_model("tiny", n_classes=7).init_weights(torch.Generator().manual_seed(3))
+    save_checkpoint(folder, model, classes=list("abcdefg"), provenance={})
+    return folder
+
+
+def toy_crops(parts: int = 1, *, width: int = 6, n_classes: int = 3, count: int = 10, seed: int = 0):
+    """Random features with labels, two runs over them, and the problem that they make."""
+    draw = torch.Generator().manual_seed(seed)
+    crops, pools = {}, {}
+    for name in ("strong", "weak")[:parts]:
+        features = torch.randn(count, 250, width, generator=draw)
+        truth = (features[..., :n_classes] > 0.5).float().transpose(1, 2)
+        weak = (truth.mean(2) > 0.3).float()
+        clips, start = np.arange(count), np.zeros(count, int)
+        labels = truth if name == "strong" else None
+        crops[name] = frozen.Crops(clips, start, features.half(), labels, weak)
+        columns = (np.zeros(0, int),) * 2 + (np.zeros(0),) * 2
+        pools[name] = clip_set(
+            [f"{name}{i}" for i in range(count)], None, ClassList.of("abc"), samples=np.full(count, 160_000),
+            events=columns,
+        )  # fmt: skip
+    half = np.arange(count // 2)
+    runs = []
+    for k, seed in enumerate((1, 2)):
+        train = tuple(Part(name, half + k * (count // 2)) for name in crops)
+        runs.append(Run(str(seed), seed, train, Part("strong", half)))
+    objective = "both" if parts == 2 else "strong"
+    return crops, Problem("DESED", ClassList.of("abc"), pools, tuple(runs), objective, lambda _: {})

@@ -168,7 +168,7 @@ def test_each_process_reads_its_own_rows_and_their_partners_only(folder, stage, 
     read = []
     for part in loaders:
         audio = part.clips.audio
-        monkeypatch.setattr(audio, "read", lambda i, *rest, f=audio.read: (read.append(i), f(i, *rest))[1])
+        monkeypatch.setattr(audio, "read", lambda i, *rest, f=audio.read: (read.extend(i.tolist()), f(i, *rest))[1])
     for step in (0, 4):
         read.clear()
         whole = one.batch(step)

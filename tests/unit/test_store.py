@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from framekd.data import Arrays
 from framekd.store import Shard, Store, StoredClip, StoreError, digest, write_shard
 
 
@@ -39,6 +40,25 @@ def test_what_goes_in_comes_out(encoding, tmp_path):
     assert "nothing_0" not in store
     again = pickle.loads(pickle.dumps(store))  # noqa: S301 - what a worker process gets
     assert np.array_equal(again[3], store[3])
+
+
+@pytest.mark.parametrize("encodings", [("pcm", "flac"), ("flac", "pcm")])
+def test_cuts_are_the_samples_from_a_start_on_with_zeros_after_the_end(encodings, tmp_path):
+    """Of clips of several shards in any order, some twice, some that end before the cut does or before it begins."""
+    parts = [clips(5), clips(4, first=5, seed=1)]
+    for k, (encoding, part) in enumerate(zip(encodings, parts)):
+        write_shard(tmp_path / f"{k}.h5", iter(part), encoding=encoding)
+    store = Store([tmp_path / "0.h5", tmp_path / "1.h5"])
+    whole = [clip.samples for clip in parts[0] + parts[1]]
+    chosen = np.array([8, 0, 3, 3, 6, 1, 5, 7, 2, 4])
+    starts = np.array([0, 0, 17, 3999, 5000, 640, 1, 1280, len(whole[2]), 2])
+    found = np.full((len(chosen), 1500), 99, np.int16)
+    store.read(chosen, starts, found)
+    wanted = [np.pad(whole[i][start:], (0, 1500))[:1500] for i, start in zip(chosen, starts)]
+    np.testing.assert_array_equal(found, wanted)
+    in_memory = np.full_like(found, 99)
+    Arrays(whole).read(chosen, starts, in_memory)
+    np.testing.assert_array_equal(in_memory, wanted)
 
 
 @pytest.mark.parametrize("encoding", ["pcm", "flac"])

@@ -12,16 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from downstream_sets import CLASSES, tone_file, write_desed, write_hear
-from test_tasks import CPU, SHORT, toy_crops
+from downstream_sets import CLASSES, CPU, SHORT, tone_file, toy_crops
 
 from framekd import tables, tasks
-from framekd.checkpoints import save_checkpoint
 from framekd.checks import checked
 from framekd.cli import main
 from framekd.config import Config, HeadRecipe, OwnTask, Task, TaskSearch, TrainRecipe, UserError, identity, load
 from framekd.layouts import lists
-from framekd.models import build_model
 from framekd.plan import Plan
 from framekd.tasks import frozen, transfer
 from framekd.tasks.choices import result_of
@@ -29,29 +26,13 @@ from framekd.tasks.halving import halve
 from framekd.tasks.problem import Part, hold_out
 from framekd.train import Diverged, loop
 
+pytest_plugins = ("downstream_sets",)
 RATES = [1e-9, 0.1, 0.05]
 SEARCHED = {
     "frozen": HeadRecipe(**{**SHORT, "epochs": 20, "learning_rate": "search"}, random_crop=False),
     "finetune": TrainRecipe(**{**SHORT, "learning_rate": "search"}),
     "search": TaskSearch(frozen=RATES, finetune=[1e-9, 0.02], share=0.25),
 }
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sets")
-    write_desed(root / "desed")
-    write_hear(root / "dcase", {"train": 3, "valid": 1, "test": 2})
-    write_hear(root / "maestro", {f"fold0{f}": 1 for f in range(5)})
-    return root
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model = build_model("tiny", n_classes=7).init_weights(torch.Generator().manual_seed(3))
-    save_checkpoint(folder, model, classes=list("abcdefg"), provenance={})
-    return folder
 
 
 @pytest.fixture(scope="module")

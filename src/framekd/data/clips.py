@@ -19,12 +19,13 @@ from framekd.units import CLIP_FRAMES, FRAME_RATE, SAMPLE_RATE
 class AudioSource(Protocol):
     """Gives the samples of a clip, int16 [samples] at 16 kHz, by position.
 
-    ``read(i, out, start)`` copies those from `start` on into `out`, as many as both have, and returns how many.
+    ``read(clips, starts, out)`` fills each row of `out`, int16 [cuts, samples], with the samples of a clip from a start
+    on, and with zeros after its end.
     """
 
     def __getitem__(self, i: int, /) -> np.ndarray: ...
 
-    def read(self, i: int, out: np.ndarray, start: int = 0, /) -> int: ...
+    def read(self, clips: np.ndarray, starts: np.ndarray, out: np.ndarray, /) -> None: ...
 
 
 class Arrays:
@@ -44,11 +45,11 @@ class Arrays:
     def __getitem__(self, i: int) -> np.ndarray:
         return self.arrays[i]
 
-    def read(self, i: int, out: np.ndarray, start: int = 0) -> int:
-        """Copy the samples of clip `i` from `start` on into `out`, as many as both have; returns how many."""
-        samples = self.arrays[i][start : start + len(out)]
-        out[: len(samples)] = samples
-        return len(samples)
+    def read(self, clips: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
+        """Fill the rows of `out`: see :class:`AudioSource`."""
+        for row, clip, start in zip(out, clips.tolist(), starts.tolist()):
+            samples = self.arrays[clip][start : start + len(row)]
+            row[: len(samples)], row[len(samples) :] = samples, 0
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,12 @@ class ClipSet:
         """All samples of clip i: int16 [samples]."""
         return self.audio[int(self.rows[i])]
 
-    def read(self, i: int, out: np.ndarray, start: int = 0) -> None:
-        """Copy the samples of clip i from `start` on into `out`, int16, with zeros after its end."""
-        out[self.audio.read(int(self.rows[i]), out, start) :] = 0
+    def read(self, clips: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
+        """Fill the rows of `out`, int16 [cuts, samples], with cuts of `clips` from the samples `starts` on.
+
+        Zeros follow the end of a clip.
+        """
+        self.audio.read(self.rows[clips], starts, out)
 
     def select(self, clips: Iterable[int]) -> ClipSet:
         """The set of the clips at these positions, in this order."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int16
 from torch import Tensor
@@ -85,8 +86,7 @@ def _audio(clips: ClipSet, longest: int, device: torch.device) -> Tensor:
     whole = torch.empty((len(clips), longest), dtype=torch.int16, device=device)
     for i in range(0, len(clips), BLOCK):
         block = torch.empty((min(BLOCK, len(clips) - i), longest), dtype=torch.int16)
-        for k, row in enumerate(block.numpy()):
-            clips.read(i + k, row)
+        clips.read(np.arange(i, i + len(block)), np.zeros(len(block), np.int64), block.numpy())
         whole[i : i + len(block)] = block.to(device)
     return whole
 

@@ -179,9 +179,9 @@ class Audio(Arrays):
     def __getitem__(self, i: int) -> np.ndarray:
         return self._shard[i]
 
-    def read(self, i: int, out: np.ndarray, start: int = 0) -> int:
-        """Copy samples of clip `i` into `out`: see :meth:`framekd.store.Shard.read`."""
-        return self._shard.read(i, out, start)
+    def read(self, clips: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
+        """Fill the rows of `out`: see :class:`framekd.data.clips.AudioSource`."""
+        self._shard.read(clips, starts, list(out))
 
 
 def _stamp(path: Path) -> str:
