@@ -220,9 +220,9 @@ class Shard:
             begin = offset + (self.bounds[clips] + starts) * dtype.itemsize
             self._file.read(zip(begin.tolist(), cuts))
         else:
-            coded = [np.empty(size, np.uint8) for size in (self.bounds[clips + 1] - self.bounds[clips]).tolist()]
-            self._file.read(zip((offset + self.bounds[clips]).tolist(), coded))
-            for cut, data, start in zip(cuts, coded, starts.tolist()):
+            for cut, clip, start in zip(cuts, clips.tolist(), starts.tolist()):
+                data = np.empty(self.bounds[clip + 1] - self.bounds[clip], np.uint8)
+                self._file.read([(offset + int(self.bounds[clip]), data)])
                 cut[:] = _decode_flac(data.tobytes())[start : start + len(cut)]
         for row, cut in zip(out, cuts):
             row[len(cut) :] = 0
