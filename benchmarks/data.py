@@ -36,8 +36,8 @@ from framekd.acquire import plan_clips
 from framekd.audio import decode, ffmpeg_path
 from framekd.config import LABEL_FILES, Augment, TrainRecipe
 from framekd.data import Cutter, Loader, strong_set
-from framekd.ensemble import SoftLabels
 from framekd.labels import ClassList, known_strong, known_weak, read_strong
+from framekd.soft_labels import SoftLabels
 from framekd.store import StoredClip, write_shard
 from framekd.units import CLIP_FRAMES, CLIP_SECONDS, SAMPLE_RATE
 

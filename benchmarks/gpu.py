@@ -30,8 +30,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from framekd.config import MODELS, Config, Recipe
 from framekd.data import ClipSet, Loader
-from framekd.ensemble import SoftLabels
 from framekd.models import build_model
+from framekd.soft_labels import SoftLabels
 from framekd.train import Objective, torch_generator
 from framekd.train.footprint import footprint
 from framekd.train.log import _energy_counter

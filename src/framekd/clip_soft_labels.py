@@ -17,10 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from framekd.config import UserError
-from framekd.ensemble import DTYPES, Empty, match_classes, probabilities, spellings, text
+from framekd.data.gather import Empty
 from framekd.files import SteadyFile
 from framekd.hdf5 import refuse_endless
 from framekd.labels import ClassList
+from framekd.soft_labels import DTYPES, match_classes, probabilities, spellings, text
 
 BLOCK = 1 << 12
 """Rows that are checked at once."""

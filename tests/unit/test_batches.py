@@ -14,8 +14,8 @@ from framekd.config import Augment, TrainRecipe, UserError
 from framekd.data import Loader, MixedLoader, strong_set, weak_set
 from framekd.data.loader import prefetched
 from framekd.data.resident import choose
-from framekd.ensemble import SoftLabels
 from framekd.labels import ClassList
+from framekd.soft_labels import SoftLabels
 from framekd.store import StoredClip, write_shard
 
 FRAMES, CLASSES, CLIPS, STEPS = 25, 12, 20, 50

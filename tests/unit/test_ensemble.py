@@ -17,10 +17,11 @@ from training_runs import CLASSES, SIZES, clips, start
 from framekd import checkpoints, ensemble
 from framekd.config import UserError
 from framekd.data import Arrays, chunks, labelled
-from framekd.ensemble import SoftLabels, filenames, write_ensemble
+from framekd.ensemble import filenames, write_ensemble
 from framekd.inference import batch_logits
 from framekd.labels import ClassList
 from framekd.models import build_model
+from framekd.soft_labels import SoftLabels
 from framekd.train import torch_generator
 
 

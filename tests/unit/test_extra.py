@@ -13,7 +13,7 @@ from framekd import checkpoints
 from framekd.checks import checked
 from framekd.cli import main
 from framekd.config import UserError, load
-from framekd.ensemble import SoftLabels, write_ensemble
+from framekd.ensemble import write_ensemble
 from framekd.jobs import ExtraJob
 from framekd.labels import ClassList, known_strong
 from framekd.labels.extra import with_own
@@ -21,6 +21,7 @@ from framekd.losses import distillation
 from framekd.pipeline.audioset import store_extra
 from framekd.pipeline.train import strong_clips, train_strong
 from framekd.plan import Plan
+from framekd.soft_labels import SoftLabels
 
 JOB = ExtraJob(version=1, audio="", encoding="pcm")
 

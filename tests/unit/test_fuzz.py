@@ -22,9 +22,9 @@ from framekd.audio import DecodeError, decode, ffmpeg_path
 from framekd.checkpoints import read_spec, read_weights
 from framekd.clip_soft_labels import ClipSoftLabels, read_index
 from framekd.config import UserError, load, read_sources
-from framekd.ensemble import SoftLabels
 from framekd.labels import ClassList, read_display_names, read_strong, read_weak_classes, read_weak_segments
 from framekd.manifest import read_clips, read_manifest
+from framekd.soft_labels import SoftLabels
 from framekd.store import Shard, StoredClip, write_shard
 from framekd.tasks import desed, hear
 

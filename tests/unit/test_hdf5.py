@@ -10,10 +10,10 @@ import pytest
 from framekd import hdf5
 from framekd.clip_soft_labels import ClipSoftLabels
 from framekd.config import UserError
-from framekd.ensemble import SoftLabels
 from framekd.jobs import Job
 from framekd.labels import ClassList
 from framekd.pipeline.kept import key
+from framekd.soft_labels import SoftLabels
 
 CLASSES = ClassList.of(["a", "b"])
 

@@ -147,7 +147,7 @@ def _paused(pause):
 
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["training_runs", "framekd.train", "framekd.ensemble"])
+context.set_forkserver_preload(["training_runs", "framekd.train", "framekd.soft_labels"])
 
 
 def start(function, *args, **kwargs):

@@ -16,7 +16,6 @@ from framekd import checkpoints
 from framekd.clip_soft_labels import ClipSoftLabels
 from framekd.config import SEARCH, Recipe, TrainRecipe, UserError, WeakRecipe
 from framekd.data import ClipSet, Loader, chunks, strong_set, weak_set
-from framekd.ensemble import SoftLabels
 from framekd.graph import HISTORY, SPEC, WEIGHTS
 from framekd.inference import default_device
 from framekd.jobs import Step2Job, TrainJob
@@ -26,6 +25,7 @@ from framekd.models import FrameModel
 from framekd.pipeline.checkpoints import provenance, start_from
 from framekd.pipeline.kept import alone, each, give_back, keep, key
 from framekd.pipeline.watch import hold_out, strong_metrics, watched_clips, weak_metrics
+from framekd.soft_labels import SoftLabels
 from framekd.store import Store
 from framekd.train import (
     Fit,
