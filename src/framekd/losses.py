@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def bce(
-    logits: Float[Tensor, batch * shape],
-    labels: Float[Tensor, batch * shape],
+    logits: Float[Tensor, " batch *shape"],
+    labels: Float[Tensor, " batch *shape"],
     *,
     clips: Bool[Tensor, " batch"] | None = None,
     count: Tensor | None = None,

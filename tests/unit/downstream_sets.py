@@ -1,7 +1,4 @@
-"""Small data sets in the layouts of DESED and of HEAR's prepared tasks: tones over noise, one pitch a class.
-
-A plugin of pytest too: `sets` and `checkpoint` are fixtures.
-"""
+"""Small data sets in the layouts of DESED and of HEAR's prepared tasks: tones over noise, one pitch a class."""
 
 from __future__ import annotations
 
@@ -9,15 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import soundfile
 import torch
 
-from framekd.checkpoints import save_checkpoint
 from framekd.config import HeadRecipe, TrainRecipe
 from framekd.data import clip_set
 from framekd.labels import ClassList
-from framekd.models import build_model
 from framekd.tasks import frozen
 from framekd.tasks.problem import Part, Problem, Run
 
@@ -81,23 +75,6 @@ def write_desed(root: Path, *, weak: int = 12, synthetic: int = 16, validation: 
         lines.append(f"w{k}.wav\t{','.join(sorted({CLASSES[c] for _, _, c in rows}))}\n")
     (root / "metadata" / "train" / "weak.tsv").write_text("".join(lines))
     return root
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sets")
-    write_desed(root / "desed")
-    write_hear(root / "dcase", {"train": 3, "valid": 1, "test": 2})
-    write_hear(root / "maestro", {f"fold0{f}": 1 for f in range(5)})
-    return root
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model = build_model("tiny", n_classes=7).init_weights(torch.Generator().manual_seed(3))
-    save_checkpoint(folder, model, classes=list("abcdefg"), provenance={})
-    return folder
 
 
 def toy_crops(parts: int = 1, *, width: int = 6, n_classes: int = 3, count: int = 10, seed: int = 0):

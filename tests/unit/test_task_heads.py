@@ -18,7 +18,7 @@ from framekd.tasks import frozen, transfer
 from framekd.tasks.heads import losses
 from framekd.train import Objective
 
-pytest_plugins = ("downstream_sets",)
+pytest_plugins = ("downstream_fixtures",)
 
 
 @pytest.mark.parametrize("frames", [1, 100, 250, 251, 300, 499, 500, 760, 3000])

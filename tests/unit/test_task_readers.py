@@ -15,7 +15,7 @@ from framekd.config import Task, UserError
 from framekd.tasks import desed, hear
 from framekd.tasks.problem import Audio
 
-pytest_plugins = ("downstream_sets",)
+pytest_plugins = ("downstream_fixtures",)
 
 
 def test_hear_labels_are_the_frames_whose_centre_is_inside():

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from downstream_sets import CLASSES, CPU, SHORT, tone_file, toy_crops
+from downstream_sets import CLASSES, CPU, SHORT, tone_file, toy_crops, write_desed
 
 from framekd import tables, tasks
 from framekd.checks import checked
@@ -26,7 +26,7 @@ from framekd.tasks.halving import halve
 from framekd.tasks.problem import Part, hold_out
 from framekd.train import Diverged, loop
 
-pytest_plugins = ("downstream_sets",)
+pytest_plugins = ("downstream_fixtures",)
 RATES = [1e-9, 0.1, 0.05]
 SEARCHED = {
     "frozen": HeadRecipe(**{**SHORT, "epochs": 20, "learning_rate": "search"}, random_crop=False),

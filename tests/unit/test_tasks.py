@@ -13,7 +13,7 @@ from framekd.config import HeadRecipe, Task, TrainRecipe
 from framekd.models import build_model
 from framekd.tasks import frozen, transfer
 
-pytest_plugins = ("downstream_sets",)
+pytest_plugins = ("downstream_fixtures",)
 
 
 @pytest.mark.parametrize(
