@@ -1,7 +1,4 @@
-"""Runs that are disturbed at random moments and go on with `framekd resume`: for torture.py and tests/workflow.
-
-python tools/disturbed.py results/demo other/results/demo     says which files differ that two runs must have alike
-"""
+"""Runs that are disturbed at random moments and go on with `framekd resume`: for torture.py and tests/workflow."""
 
 from __future__ import annotations
 
@@ -267,10 +264,3 @@ class Disturbed:
             yield
         finally:
             subprocess.run(["umount", "-l", str(self.results)], check=True)
-
-
-if __name__ == "__main__":
-    one, other = (digests(Path(name)) for name in sys.argv[1:3])
-    differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-    print(f"{len(one)} and {len(other)} files; different: {len(differ)}", *differ[:20], sep="\n  ")
-    sys.exit(bool(differ) or not one)
