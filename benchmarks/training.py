@@ -5,6 +5,7 @@
     python benchmarks/training.py --paper --batch 2 --steps 3      (the paper's sizes on a CPU)
     python benchmarks/training.py --only hours --share 0.35        (GPU hours of both tables, from FLOPs; with --peer
                                                                     the authors' too, by the ratio of steps on this CPU)
+    python benchmarks/training.py --only memory                    (of a GPU, counted without one; the paper's recipes)
     python benchmarks/training.py --paper --device cuda --batch 256 --steps 50 --models BEATs ASiT
 
 The step is the real one: `framekd.train.fit` with the teacher's recipe, timed by its own clock. Ours and the peer's are
@@ -33,6 +34,7 @@ from framekd.data.clips import labelled
 from framekd.labels import ClassList
 from framekd.models import build_model
 from framekd.train import Objective, RunOptions, fit, torch_generator
+from framekd.train.footprint import survey
 
 TEACHER = dict(wavmix=1.0, frame_shift=0.125, mixup=0.3, mixstyle=0.3, filter=0.8, freq_warp=0.8)
 SMALL = {"width": 96, "depth": 2, "heads": 4, "rnn_hidden": 48}
@@ -292,6 +294,14 @@ def load_peer(path: str) -> None:
     spec.loader.exec_module(module)
 
 
+def count_memory() -> None:
+    """The table of docs/performance.md: GiB of each training of the paper on a GPU."""
+    print("| model | stage | kept | batches | step | peak |\n|---|---|---|---|---|---|", flush=True)
+    for name, stage, _, found, _ in survey(Config()):
+        sizes = " | ".join(f"{size / 2**30:.1f}" for size in (found.kept, found.batches, found.step, found.peak))
+        print(f"| {name} | {stage} | {sizes} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", help="a checkout of the authors' code")
@@ -304,7 +314,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--only", choices=["augmentation", "steps", "hours"])
+    parser.add_argument("--only", choices=["augmentation", "steps", "hours", "memory"])
     parser.add_argument("--share", type=float, default=0.35, help="assumed share of a GPU's peak, for hours")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -321,6 +331,8 @@ def main() -> None:
     if options.only == "hours":
         options.sizes, options.classes = None, 447
         estimate_hours(options)
+    if options.only == "memory":
+        count_memory()
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 
-from framekd.config import HeadRecipe, TrainRecipe
+from framekd.config import HeadRecipe, Task, TaskSearch, TrainRecipe
 from framekd.data import clip_set
 from framekd.labels import ClassList
-from framekd.tasks import frozen
+from framekd.tasks import frozen, transfer
 from framekd.tasks.problem import Part, Problem, Run
 
 RATE = 16_000
@@ -20,6 +21,12 @@ CLASSES = ("Blender", "Cat", "Dishes", "Dog")
 CPU = torch.device("cpu")
 SHORT = dict(epochs=2, epoch_clips=8, batch_size=4, learning_rate=0.01, warmup_steps=1)
 QUICK = {"frozen": HeadRecipe(**SHORT), "finetune": TrainRecipe(**SHORT)}
+RATES = [1e-9, 0.1, 0.05]
+SEARCHED = {
+    "frozen": HeadRecipe(**{**SHORT, "epochs": 20, "learning_rate": "search"}, random_crop=False),
+    "finetune": TrainRecipe(**{**SHORT, "learning_rate": "search"}),
+    "search": TaskSearch(frozen=RATES, finetune=[1e-9, 0.02], share=0.25),
+}
 
 
 def tone_file(path: Path, draw: np.random.Generator, *, seconds: float, events: int, classes: int = len(CLASSES),
@@ -100,3 +107,13 @@ def toy_crops(parts: int = 1, *, width: int = 6, n_classes: int = 3, count: int 
         runs.append(Run(str(seed), seed, train, Part("strong", half)))
     objective = "both" if parts == 2 else "strong"
     return crops, Problem("DESED", ClassList.of("abc"), pools, tuple(runs), objective, lambda _: {})
+
+
+def task(folder: Path, **values: Any) -> Task:
+    """The options of a task with a search in both modes and two seeds; `values` change them."""
+    return Task(data=str(folder), **{**SEARCHED, "seeds": [1, 2], **values})
+
+
+def choices(out: Path) -> list[dict[str, Any]]:
+    """The rates that a job tried, from the file beside its table."""
+    return json.loads(transfer.candidates_file(out).read_text())

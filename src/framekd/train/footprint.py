@@ -141,14 +141,6 @@ def survey(config: Config, memory: int | None = None) -> Iterator[tuple[str, str
                 yield name, stage, recipe, footprint(model, alone, goal), None
 
 
-def main() -> None:
-    """Print the table of docs/performance.md."""
-    print("| model | stage | kept | batches | step | peak |\n|---|---|---|---|---|---|", flush=True)
-    for name, stage, _, found, _ in survey(Config()):
-        sizes = " | ".join(f"{size / 2**30:.1f}" for size in (found.kept, found.batches, found.step, found.peak))
-        print(f"| {name} | {stage} | {sizes} |", flush=True)
-
-
 def _batch(model: FrameModel, recipe: TrainRecipe, objective: Objective, frames: int) -> tuple[Batch, int]:
     """A batch without values, and how many bytes the host sends for the next one."""
     size, classes, samples = recipe.batch_size, model.n_classes, frames * FRAME_SAMPLES
@@ -274,7 +266,3 @@ class _Gru(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, _, _, *weights = ctx.saved_tensors
         return torch.empty_like(x), None, *(torch.empty_like(weight) for weight in weights)
-
-
-if __name__ == "__main__":
-    main()
