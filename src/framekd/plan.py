@@ -59,7 +59,7 @@ class Plan(Graph):
                 "missing": size.missing,
                 "broken": size.broken,
             },
-            "DESED": {f"n_{name}": count for name, count in size.desed.items()},
+            "DESED": {f"n_{name}": count for name, count in size.desed},
             "DC16-T2": {"n_files": size.dcase16_files},
             "MAESTRO": {"n_files": size.maestro_files, "n_folds": size.maestro_folds},
         }

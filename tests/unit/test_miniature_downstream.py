@@ -26,7 +26,7 @@ def table(path):
 def desed(tmp_path_factory):
     directory = tmp_path_factory.mktemp("desed")
     return directory, build_desed(
-        directory, seed=2, n_weak=12, n_synthetic=14, n_validation=12, recordings_dir=RECORDINGS
+        directory, seed=2, n_weak=12, n_synthetic=14, n_judging=11, n_validation=12, recordings_dir=RECORDINGS
     )
 
 
@@ -35,21 +35,24 @@ def test_desed_has_its_layout_and_columns(desed):
     weak = table(directory / "metadata/train/weak.tsv")
     synthetic = table(directory / "metadata/train/synthetic21_train/soundscapes.tsv")
     validation = table(directory / "metadata/validation/validation.tsv")
+    judging = table(directory / "metadata/validation/synthetic21_validation/soundscapes.tsv")
     durations = table(directory / "metadata/validation/validation_durations.tsv")
     assert list(weak[0]) == ["filename", "event_labels"] and list(durations[0]) == ["filename", "duration"]
-    assert list(synthetic[0]) == list(validation[0]) == ["filename", "onset", "offset", "event_label"]
+    columns = ["filename", "onset", "offset", "event_label"]
+    assert list(synthetic[0]) == list(judging[0]) == list(validation[0]) == columns
     assert (len(weak), len({r["filename"] for r in synthetic}), len(durations)) == (12, 14, 12)
     assert {c for row in weak for c in row["event_labels"].split(",")} <= set(DESED_CLASSES)
-    for rows in (synthetic, validation):
+    assert len({r["filename"] for r in judging}) == 11
+    for rows in (synthetic, judging, validation):
         assert {row["event_label"] for row in rows} == set(DESED_CLASSES)
         assert all(0 <= float(row["onset"]) < float(row["offset"]) <= 10 for row in rows)
     assert all(float(row["duration"]) == 10 for row in durations)
-    assert summary["clips"] == {"weak": 12, "synthetic": 14, "validation": 12}
+    assert summary["clips"] == {"weak": 12, "synthetic": 14, "judging": 11, "validation": 12}
 
 
 def test_desed_audio_is_10_s_at_16_khz(desed):
     files = sorted((desed[0] / "audio").rglob("*.wav"))
-    assert len(files) == 38
+    assert len(files) == 49
     for path in files:
         info = soundfile.info(path)
         assert (info.samplerate, info.channels, info.frames) == (16_000, 1, 160_000)
@@ -148,7 +151,7 @@ def test_impossible_sizes_are_refused(tmp_path):
 
 
 def test_downstream_sets_are_a_function_of_their_seed(tmp_path):
-    sizes = dict(n_weak=10, n_synthetic=10, n_validation=10, recordings_dir=RECORDINGS)
+    sizes = dict(n_weak=10, n_synthetic=10, n_judging=10, n_validation=10, recordings_dir=RECORDINGS)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         build_desed(tmp_path / name, seed=seed, **sizes)
     contents = [

@@ -137,6 +137,15 @@ class AudioSet(Block):
         return value
 
 
+class MiniatureDesed(Block):
+    """Clips of the miniature DESED."""
+
+    weak: int = field(60, "clips for training with weak labels", ge=10)
+    synthetic: int = field(100, "clips for training with strong labels", ge=10)
+    judging: int = field(12, "synthetic clips on which learning rates are judged", ge=10)
+    validation: int = field(60, "clips for testing", ge=10)
+
+
 class Miniature(Block):
     """The embedded data set that stands in for AudioSet and the downstream sets in the demo."""
 
@@ -147,7 +156,7 @@ class Miniature(Block):
     unheard: int = field(100, "evaluation clips: mixtures of sources that are in no training clip", ge=20)
     missing: float = field(0.02, "share of clips whose media are gone", ge=0, le=0.5)
     broken: float = field(0.01, "share of clips whose media are damaged", ge=0, le=0.5)
-    desed: dict[str, int] = field({"weak": 60, "synthetic": 100, "validation": 60}, "clips of the miniature DESED")
+    desed: MiniatureDesed = field(MiniatureDesed(), "clips of the miniature DESED")
     dcase16_files: int = field(10, "120-second files of the miniature DCASE 2016 Task 2", ge=5)
     maestro_files: int = field(9, "120-second files of the miniature MAESTRO", ge=3)
     maestro_folds: int = field(3, "folds of the miniature MAESTRO", ge=3)

@@ -89,18 +89,21 @@ def build_desed(
     seed: int,
     n_weak: int = 60,
     n_synthetic: int = 100,
+    n_judging: int = 12,
     n_validation: int = 60,
     recordings_dir: str | Path = "miniature",
 ) -> dict[str, Any]:
     """Build a miniature DESED in its layout: ``metadata/…`` (TSVs, durations) and ``audio/…`` (10 s, 16 kHz, mono).
 
-    Validation clips are new mixtures of the training sources. Returns the content of summary.json.
+    Validation clips are new mixtures of the training sources. So are the synthetic clips on which learning rates are
+    judged (`n_judging`). Returns the content of summary.json.
     """
     directory = Path(directory)
     train_pool, evaluation = _pools(recordings_dir, seed, DESED_CLASSES)
     parts = {
         "weak": ("audio/train/weak", n_weak, train_pool, 10),
         "synthetic": ("audio/train/synthetic21_train/soundscapes", n_synthetic, train_pool, 11),
+        "judging": ("audio/validation/synthetic21_validation/soundscapes", n_judging, evaluation, 13),
         "validation": ("audio/validation/validation", n_validation, evaluation, 12),
     }
     found: dict[str, dict[str, Scene]] = {}
@@ -113,6 +116,7 @@ def build_desed(
     weak = [(file, ",".join(sorted({e[0] for e in scene.events}))) for file, scene in found["weak"].items()]
     write_text(train / "weak.tsv", _tsv(("filename", "event_labels"), weak))
     write_text(train / "synthetic21_train/soundscapes.tsv", _events_tsv(found["synthetic"]))
+    write_text(validation / "synthetic21_validation/soundscapes.tsv", _events_tsv(found["judging"]))
     write_text(validation / "validation.tsv", _events_tsv(found["validation"]))
     durations = [(file, f"{len(scene.samples) / SAMPLE_RATE:.1f}") for file, scene in found["validation"].items()]
     write_text(validation / "validation_durations.tsv", _tsv(("filename", "duration"), durations))
@@ -138,7 +142,7 @@ def _desed_clips(name: str, count: int, pool: Pool, seed: int, stream: int) -> l
         scene = mix(lay(labels, pool, own, window=(0.1, 9.9)), bed, own, pause=ANNOTATED_PAUSE)
         start = 10 * int(own.integers(1, 40))
         video = f"Y{name[0]}{seed % 1000:03d}mini{number:04d}"
-        file = f"{number}.wav" if name == "synthetic" else f"{video}_{start:.3f}_{start + 10:.3f}.wav"
+        file = f"{number}.wav" if name in ("synthetic", "judging") else f"{video}_{start:.3f}_{start + 10:.3f}.wav"
         clips.append((file, scene))
     return clips
 
